@@ -1,0 +1,122 @@
+"""What an allocation is: the text of its allocation.json, and what a user may ask for.
+
+Pure. The file is written by the relay for `nvshare run` and by the device plugin for a container; it is read with
+suspicion all the same, because a folder may be half made, or made by another version.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from nvshare.bus.subjects import valid_token
+from nvshare.v1.control_pb2 import AllocateRequest
+from nvshare.v1.node_pb2 import Allocation as AllocationMessage
+
+ANY_UID = -1
+"""An allocation's uid when whoever reaches its socket may connect (a container's)."""
+
+SOURCE_RUN = "run"
+"""Source of the allocations that users ask the relay for."""
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
+_MAX_GPUS = 64
+_MAX_NAME_CHARACTERS = 64
+_MAX_BYTES = 2**63 - 1
+
+
+class AllocationError(ValueError):
+    """A description or a request that cannot be honoured; the message is one line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """One container's share, or one `nvshare run`; the fields are those of allocation.json (docs/protocol.md)."""
+
+    id: str
+    gpus: tuple[str, ...]
+    name: str
+    uid: int
+    memory_limit_bytes: int
+    core_limit_percent: int
+    source: str
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise AllocationError("its id is not 1 to 40 characters of a-z 0-9 -")
+        if not 1 <= len(self.gpus) <= _MAX_GPUS or not all(valid_token(gpu) for gpu in self.gpus):
+            raise AllocationError("it names no GPU, too many, or something that is no GPU's UUID")
+        if len(set(self.gpus)) != len(self.gpus):
+            raise AllocationError("it names a GPU twice")
+        if len(self.name) > _MAX_NAME_CHARACTERS or not (self.name.isprintable() or not self.name):
+            raise AllocationError(f"its name is longer than {_MAX_NAME_CHARACTERS} characters or not printable")
+        if self.uid != ANY_UID and not 0 <= self.uid < 2**32:
+            raise AllocationError("its uid is no uid")
+        if not 0 <= self.memory_limit_bytes <= _MAX_BYTES:
+            raise AllocationError("its memory limit is no number of bytes")
+        if not 0 <= self.core_limit_percent <= 100:
+            raise AllocationError("its core limit is not 0 to 100 percent")
+        if not valid_token(self.source):
+            raise AllocationError("its source is no token")
+
+    def to_json(self) -> str:
+        """Text of allocation.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def to_message(self) -> AllocationMessage:
+        """As it stands in RelayState."""
+        return AllocationMessage(**asdict(self))
+
+
+def parse_allocation(text: str, folder_name: str) -> Allocation:
+    """Reads allocation.json of the folder `folder_name`. Members that this version does not know are ignored.
+
+    Raises AllocationError.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise AllocationError("it is no JSON") from None
+    if not isinstance(document, dict):
+        raise AllocationError("it is no JSON object")
+    gpus = document.get("gpus")
+    if not isinstance(gpus, list) or not all(isinstance(gpu, str) for gpu in gpus):
+        raise AllocationError("`gpus` is no list of texts")
+    allocation = Allocation(
+        id=_text(document, "id"),
+        gpus=tuple(gpus),
+        name=_text(document, "name"),
+        uid=_number(document, "uid"),
+        memory_limit_bytes=_number(document, "memory_limit_bytes"),
+        core_limit_percent=_number(document, "core_limit_percent"),
+        source=_text(document, "source"),
+    )
+    if allocation.id != folder_name:
+        raise AllocationError("its id is not the name of its folder")
+    return allocation
+
+
+def requested_allocation(request: AllocateRequest, allocation_id: str, uid: int) -> Allocation:
+    """The allocation that a user's request describes. Raises AllocationError."""
+    return Allocation(
+        id=allocation_id,
+        gpus=tuple(request.gpus),
+        name=request.name,
+        uid=uid,
+        memory_limit_bytes=request.memory_limit_bytes,
+        core_limit_percent=request.core_limit_percent,
+        source=SOURCE_RUN,
+    )
+
+
+def _text(document: dict[str, object], member: str) -> str:
+    value = document.get(member)
+    if not isinstance(value, str):
+        raise AllocationError(f"`{member}` is no text")
+    return value
+
+
+def _number(document: dict[str, object], member: str) -> int:
+    value = document.get(member)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise AllocationError(f"`{member}` is no whole number")
+    return value

@@ -1,0 +1,122 @@
+"""The allocations of the node as folders, and the sockets in them.
+
+`scan` brings the open sockets in line with the folders that are there, whoever made them. Folders of `nvshare run` are
+made and removed here as well.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from nvshare.bus.node_directory import NodeDirectory, write_atomically
+from nvshare.relay.allocations import Allocation, AllocationError, parse_allocation
+from nvshare.relay.listener import Listener, ListenError
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    allocation: Allocation
+    listener: Listener
+    version: int  # of allocation.json: its time of change
+
+
+class AllocationFolders:
+    """The allocations that are open. `make_protocol(allocation)` makes the protocol of one connection to it."""
+
+    def __init__(
+        self,
+        directory: NodeDirectory,
+        make_protocol: Callable[[Allocation], asyncio.Protocol],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._directory = directory
+        self._make_protocol = make_protocol
+        self._on_change = on_change
+        self._open: dict[str, _Open] = {}
+        self._bad: dict[str, int] = {}  # what was logged: folder and version
+        self._scanning = asyncio.Lock()
+
+    def __iter__(self) -> Iterator[Allocation]:
+        return iter([one.allocation for one in self._open.values()])
+
+    def get(self, allocation_id: str) -> Allocation | None:
+        """The open allocation of that ID."""
+        one = self._open.get(allocation_id)
+        return None if one is None else one.allocation
+
+    async def scan(self) -> None:
+        """Opens what is new, closes what is gone, and reads again what has changed."""
+        async with self._scanning:
+            found = self._versions()
+            for name in [name for name in self._open if found.get(name) != self._open[name].version]:
+                self._close(name)
+            for name, version in found.items():
+                if name not in self._open and self._bad.get(name) != version:
+                    await self._try_open(name, version)
+            self._bad = {name: version for name, version in self._bad.items() if found.get(name) == version}
+
+    async def create(self, allocation: Allocation) -> Path:
+        """Makes the folder of a new allocation and opens it; the path of its socket. Raises AllocationError."""
+        folder = self._directory.allocation(allocation.id)
+        try:
+            folder.mkdir(mode=0o755)
+            folder.chmod(0o755)  # whatever the umask is
+            write_atomically(self._directory.allocation_description(allocation.id), allocation.to_json())
+        except OSError as error:
+            raise AllocationError(f"the node cannot make {folder}: {error.strerror}") from None
+        await self.scan()
+        if allocation.id not in self._open:
+            self.remove(allocation.id)
+            raise AllocationError(f"the node cannot listen in {folder}; is its path too long?")
+        return self._directory.allocation_socket(allocation.id)
+
+    def remove(self, allocation_id: str) -> None:
+        """Closes an allocation and removes its folder."""
+        if allocation_id in self._open:
+            self._close(allocation_id)
+        try:
+            shutil.rmtree(self._directory.allocation(allocation_id))
+        except OSError as error:
+            _log.error("a folder cannot be removed", folder=allocation_id, error=error.strerror)
+
+    def close(self) -> None:
+        """Ends the listening everywhere; the folders stay."""
+        for one in self._open.values():
+            one.listener.close()
+        self._open.clear()
+
+    def _versions(self) -> dict[str, int]:
+        """The folders that have a description, and its time of change."""
+        versions: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._directory.allocations) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        versions[entry.name] = self._directory.allocation_description(entry.name).stat().st_mtime_ns
+        return versions
+
+    async def _try_open(self, name: str, version: int) -> None:
+        try:
+            text = self._directory.allocation_description(name).read_text()
+            allocation = parse_allocation(text, name)
+            listener = await Listener.open(
+                self._directory.allocation_socket(name), lambda: self._make_protocol(allocation)
+            )
+        except (AllocationError, ListenError, OSError, UnicodeDecodeError) as error:
+            self._bad[name] = version
+            _log.warning("an allocation is not usable", folder=name, error=str(error))
+            return
+        self._open[name] = _Open(allocation, listener, version)
+        self._on_change()
+
+    def _close(self, name: str) -> None:
+        self._open.pop(name).listener.close()
+        self._on_change()

@@ -1,0 +1,43 @@
+"""A unix socket that the relay listens on."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+_BACKLOG = 128
+
+
+class ListenError(RuntimeError):
+    """The socket cannot be made; the message is one line that says why."""
+
+
+class Listener:
+    """Listens on `path` (mode 0666: who connects, the kernel says) until `close`."""
+
+    def __init__(self, path: Path, server: asyncio.AbstractServer) -> None:
+        self._path = path
+        self._server = server
+
+    @classmethod
+    async def open(cls, path: Path, make_protocol: Callable[[], asyncio.Protocol]) -> "Listener":
+        """Takes the place of a socket that an earlier relay left, in one step. Raises ListenError."""
+        beside = path.with_name(f".{os.getpid()}.sock")
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            beside.unlink(missing_ok=True)
+            listening.bind(str(beside))
+            beside.chmod(0o666)
+            listening.listen(_BACKLOG)
+            beside.rename(path)
+        except OSError as error:  # Python's own "path too long" is an OSError too
+            listening.close()
+            raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from None
+        server = await asyncio.get_running_loop().create_unix_server(make_protocol, sock=listening)
+        return cls(path, server)
+
+    def close(self) -> None:
+        """Ends the listening and removes the socket; connections that were made go on."""
+        self._server.close()
+        self._path.unlink(missing_ok=True)

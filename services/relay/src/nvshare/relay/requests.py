@@ -1,0 +1,130 @@
+"""The verbs that the relay serves: `allocate` and `release`, and the end of allocations that nobody needs any more.
+
+An allocation of `nvshare run` ends when it was released, or when the process that asked for it is gone and no process
+joined for a minute; in both cases only when no process in it lives. A container's allocation is the device plugin's to
+remove.
+"""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from nvshare.bus import subjects
+from nvshare.bus.connection import Bus
+from nvshare.bus.subjects import SubjectError, UserAddress
+from nvshare.relay.allocations import SOURCE_RUN, AllocationError, requested_allocation
+from nvshare.relay.folders import AllocationFolders
+from nvshare.relay.peers import Process
+from nvshare.relay.registry import Registry, process_lives
+from nvshare.v1.control_pb2 import AllocateReply, AllocateRequest, ReleaseReply, ReleaseRequest
+
+MAX_ALLOCATIONS_PER_USER = 64
+"""How many allocations of `nvshare run` one user may have at a time."""
+
+_IDLE_SECONDS = 60.0
+_MAX_REQUESTERS = 1024
+_REPLY_TOKEN = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
+
+_log = structlog.get_logger()
+
+
+class Requests:
+    """Serves the verbs of the relay's node. `is_admin(uid)` says whether that user is connected as an admin."""
+
+    def __init__(self, folders: AllocationFolders, registry: Registry, is_admin: Callable[[int], bool]) -> None:
+        self._folders = folders
+        self._registry = registry
+        self._is_admin = is_admin
+        self._requesters: dict[tuple[int, str], Process] = {}
+        self._released: set[str] = set()
+        self._idle_since_s: dict[str, float] = {}
+
+    async def serve(self, bus: Bus, node: str, publish_state: Callable[[], Awaitable[None]]) -> None:
+        """Answers requests from now on. The state is published before an answer: who gets it is known by then."""
+
+        async def allocate(subject: str, request: AllocateRequest) -> None:
+            user = _requester(subject, request.reply_token)
+            if user is not None:
+                answer = await self.allocate(user.uid, request)
+                await publish_state()
+                await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
+
+        async def release(subject: str, request: ReleaseRequest) -> None:
+            user = _requester(subject, request.reply_token)
+            if user is not None:
+                answer = self.release(user.uid, request)
+                await publish_state()
+                await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
+
+        await bus.subscribe(subjects.user_any(node, "allocate"), AllocateRequest, allocate)
+        await bus.subscribe(subjects.user_any(node, "release"), ReleaseRequest, release)
+
+    def asked_by(self, uid: int, reply_token: str, process: Process) -> None:
+        """`process` is sending the request `reply_token` of `uid`."""
+        if len(self._requesters) >= _MAX_REQUESTERS:  # requests that never arrived
+            del self._requesters[next(iter(self._requesters))]
+        self._requesters[uid, reply_token] = process
+
+    async def allocate(self, uid: int, request: AllocateRequest) -> AllocateReply:
+        """Makes an allocation for `uid`."""
+        owner = self._requesters.pop((uid, request.reply_token), None)
+        if sum(one.uid == uid and one.source == SOURCE_RUN for one in self._folders) >= MAX_ALLOCATIONS_PER_USER:
+            return AllocateReply(
+                error=f"you have {MAX_ALLOCATIONS_PER_USER} allocations already; end some of them first"
+            )
+        try:
+            allocation = requested_allocation(request, f"run-{secrets.token_hex(6)}", uid)
+            socket_path = await self._folders.create(allocation)
+        except AllocationError as error:
+            return AllocateReply(error=f"no allocation: {error}")
+        if owner is not None:
+            self._registry.owned(allocation.id, owner)
+        _log.info("allocated", allocation=allocation.id, uid=uid, name=allocation.name)
+        return AllocateReply(id=allocation.id, socket=str(socket_path))
+
+    def release(self, uid: int, request: ReleaseRequest) -> ReleaseReply:
+        """Ends an allocation of `uid`, or of anybody for an admin: at once, or when its last process has ended."""
+        allocation = self._folders.get(request.id)
+        if allocation is None:
+            return ReleaseReply(error=f"there is no allocation {request.id[:40]!r}")
+        if allocation.source != SOURCE_RUN:
+            return ReleaseReply(error=f"{allocation.id} is a container's: it ends with its pod")
+        if allocation.uid != uid and not self._is_admin(uid):
+            return ReleaseReply(error=f"{allocation.id} is another user's")
+        self._released.add(allocation.id)
+        if not self._registry.peers.of_allocation(allocation.id):
+            self._remove(allocation.id)
+        return ReleaseReply(id=allocation.id)
+
+    def sweep(self, now_s: float) -> None:
+        """Removes the allocations that nobody needs any more. `now_s` is any clock that does not go back."""
+        for allocation in [one for one in self._folders if one.source == SOURCE_RUN]:
+            if self._registry.peers.of_allocation(allocation.id):
+                self._idle_since_s.pop(allocation.id, None)
+                continue
+            idle_since_s = self._idle_since_s.setdefault(allocation.id, now_s)
+            owner = self._registry.owners.get(allocation.id)
+            abandoned = now_s - idle_since_s >= _IDLE_SECONDS and (owner is None or not process_lives(owner))
+            if abandoned or allocation.id in self._released:
+                self._remove(allocation.id)
+
+    def _remove(self, allocation_id: str) -> None:
+        _log.info("allocation ended", allocation=allocation_id)
+        self._folders.remove(allocation_id)
+        self._registry.removed(allocation_id)
+        self._released.discard(allocation_id)
+        self._idle_since_s.pop(allocation_id, None)
+
+
+def _requester(subject: str, reply_token: str) -> UserAddress | None:
+    """Who asks; None when there is no address to answer to."""
+    if not _REPLY_TOKEN.fullmatch(reply_token):
+        _log.warning("a request without a usable reply token; ignored", subject=subject)
+        return None
+    try:
+        return subjects.parse_user(subject)
+    except SubjectError as error:
+        _log.warning("a request from nobody; ignored", error=str(error))
+        return None

@@ -1,0 +1,179 @@
+"""The relay: sockets of the allocations and of the users on one side, the node's NATS server on the other.
+
+It starts to listen for clients before the bus is there, and for users only when it can answer them.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from weakref import WeakSet
+
+import structlog
+
+from nvshare.bus import subjects
+from nvshare.bus.connection import Bus
+from nvshare.bus.credentials import Signer
+from nvshare.bus.node_directory import NodeDirectory
+from nvshare.bus.version import BUILD, VERSION
+from nvshare.relay.allocations import Allocation
+from nvshare.relay.folders import AllocationFolders
+from nvshare.relay.guests import Admins, ClientGuest, UserGuest
+from nvshare.relay.journal import JournalFile
+from nvshare.relay.listener import Listener
+from nvshare.relay.registry import Registry
+from nvshare.relay.requests import Requests
+from nvshare.relay.session import Guest, RefusedError, ServerAddress, Session
+from nvshare.v1.node_pb2 import RelayState
+
+MAX_CONNECTIONS = 64
+"""Connections of one allocation, and of one user, at a time."""
+
+_HEARTBEAT_SECONDS = 1.0
+_COALESCE_SECONDS = 0.001  # changes that come together are told together
+_MAX_LOGGED_REFUSALS = 64
+
+_log = structlog.get_logger()
+
+
+class Relay:
+    """The relay of one node. It looks for new folders of allocations every `scan_seconds`."""
+
+    def __init__(
+        self,
+        directory: NodeDirectory,
+        server: ServerAddress,
+        signer: Signer,
+        admins: Admins,
+        scan_seconds: float = 0.5,
+    ) -> None:
+        self._directory = directory
+        self._server = server
+        self._signer = signer
+        self._admins = admins
+        self._scan_seconds = scan_seconds
+        self._changed = asyncio.Event()
+        self._registry = Registry(JournalFile(directory.relay_journal), self._changed.set)
+        self._folders = AllocationFolders(directory, self._client_session, self._changed.set)
+        self._requests = Requests(self._folders, self._registry, self._is_admin)
+        self._connections: Counter[str] = Counter()  # by allocation
+        self._users: set[UserGuest] = set()
+        self._sessions: WeakSet[Session] = WeakSet()
+        self._logged_refusals: set[str] = set()
+        self._generation = time.monotonic_ns()  # grows with each life of the relay on one host
+        self._sequence = 0
+        self._refused_connections = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set."""
+        self._registry.load()
+        self._directory.allocations.mkdir(parents=True, exist_ok=True)
+        self._directory.allocations.chmod(0o755)  # whatever the umask is: users must reach their sockets
+        await self._folders.scan()
+        serving = asyncio.ensure_future(self._serve())
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        serving.cancel()
+        self._folders.close()
+        for session in list(self._sessions):
+            session.close("the relay ends")
+        self._registry.close()
+        try:
+            await serving
+        except asyncio.CancelledError:
+            _log.info("ended")
+
+    async def _serve(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_after_folders())
+            tasks.create_task(self._talk())
+
+    async def _look_after_folders(self) -> None:
+        while True:
+            await asyncio.sleep(self._scan_seconds)
+            await self._folders.scan()
+            self._requests.sweep(time.monotonic())
+
+    async def _talk(self) -> None:
+        """Joins the bus, lets users in, and tells what it knows."""
+        bus = await Bus.connect(
+            url=f"nats://{self._server.host}:{self._server.port}",
+            jwt=self._signer.service_jwt("relay"),
+            name="relay",
+            on_reconnect=self._changed.set,
+        )
+        try:
+            await self._requests.serve(bus, self._signer.node, lambda: self._publish_state(bus))
+            await bus.flush()
+            control = await Listener.open(self._directory.control_socket, self._user_session)
+            try:
+                _log.info("ready", node=self._signer.node, control_socket=self._directory.control_socket)
+                await self._publish_states(bus)
+            finally:
+                control.close()
+        finally:
+            await bus.close()
+
+    async def _publish_states(self, bus: Bus) -> None:
+        """Publishes on each change and once a second."""
+        while True:
+            await self._publish_state(bus)
+            try:
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+            await asyncio.sleep(_COALESCE_SECONDS)
+
+    async def _publish_state(self, bus: Bus) -> None:
+        self._changed.clear()
+        self._sequence += 1
+        state = RelayState(
+            node=self._signer.node,
+            generation=self._generation,
+            sequence=self._sequence,
+            allocations=[allocation.to_message() for allocation in self._folders],
+            peers=[peer.to_message() for peer in self._registry.peers],
+            version=VERSION,
+            build=BUILD,
+            refused_connections=self._refused_connections,
+        )
+        await bus.publish(subjects.relay(self._signer.node), state)
+
+    def _client_session(self, allocation: Allocation) -> Session:
+        def closed() -> None:
+            self._connections[allocation.id] -= 1
+
+        def accept(transport: asyncio.Transport) -> Guest:
+            if self._connections[allocation.id] >= MAX_CONNECTIONS:
+                raise RefusedError("too many connections to this allocation")
+            guest = ClientGuest(transport, allocation, self._signer, self._registry, closed)
+            self._connections[allocation.id] += 1
+            return guest
+
+        return self._session(accept)
+
+    def _user_session(self) -> Session:
+        def accept(transport: asyncio.Transport) -> Guest:
+            guest = UserGuest(transport, self._admins, self._signer, self._requests.asked_by, self._users.discard)
+            if sum(user.uid == guest.uid for user in self._users) >= MAX_CONNECTIONS:
+                raise RefusedError("too many connections of this user")
+            self._users.add(guest)
+            return guest
+
+        return self._session(accept)
+
+    def _session(self, accept: Callable[[asyncio.Transport], Guest]) -> Session:
+        session = Session(self._server, accept, self._refused)
+        self._sessions.add(session)
+        return session
+
+    def _refused(self, reason: str) -> None:
+        self._refused_connections += 1
+        if reason not in self._logged_refusals and len(self._logged_refusals) < _MAX_LOGGED_REFUSALS:
+            self._logged_refusals.add(reason)
+            _log.warning("connection refused", reason=reason, hint="counted, not logged again")
+
+    def _is_admin(self, uid: int) -> bool:
+        return any(user.uid == uid and user.admin for user in self._users)
