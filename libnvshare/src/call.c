@@ -1,0 +1,134 @@
+#include "call.h"
+
+#include "capture.h"
+#include "library.h"
+
+static const struct nvs_call nvs_call_unmanaged = {NULL, NULL};
+
+CUresult nvs_call_wait(struct nvs_call *call, enum nvs_class class) {
+    struct nvs_stream *stream = call->stream;
+    while (!nvs_call_pass(call->thread, stream->device, class)) {
+        CUresult result = nvs_library_leaving() ? CUDA_SUCCESS : nvs_device_wait_open(stream->device, class);
+        if (result != CUDA_SUCCESS || nvs_library_leaving()) {
+            *call = nvs_call_unmanaged;
+            return result;
+        }
+        atomic_store_explicit(&stream->idle, true, memory_order_relaxed); // time at the gate is not time of its work
+    }
+    if (atomic_load_explicit(&stream->idle, memory_order_relaxed))
+        nvs_stream_start(stream);
+    return CUDA_SUCCESS;
+}
+
+CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUstream stream) {
+    *call = nvs_call_unmanaged;
+    if (!nvs_library_start())
+        return CUDA_ERROR_NO_DEVICE;
+    struct nvs_thread *thread = nvs_thread_join();
+    CUcontext context;
+    // A call inside a call comes from the driver or a profiler in it, and is part of the outer one.
+    if (thread == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0 ||
+        nvs_device_current(&context) == NULL || nvs_capture_on(stream)) // a launch that is only captured is no launch
+        return CUDA_SUCCESS;
+    uint64_t epoch = atomic_load_explicit(&nvs_stream_epoch, memory_order_acquire);
+    struct nvs_stream *record = NULL;
+    for (unsigned i = 1; i < NVS_THREAD_STREAMS && record == NULL; i++) {
+        struct nvs_stream_cache *cached = &thread->streams[i];
+        if (cached->stream == stream && cached->context == context && cached->epoch == epoch) {
+            struct nvs_stream_cache found = *cached;
+            *cached = thread->streams[0];
+            thread->streams[0] = found;
+            record = found.record;
+        }
+    }
+    if (record == NULL)
+        record = nvs_stream_find(thread, context, stream);
+    if (record == NULL)
+        return CUDA_SUCCESS;
+    call->thread = thread;
+    call->stream = record;
+    return nvs_call_wait(call, class);
+}
+
+static bool nvs_on_card(CUdeviceptr pointer) {
+    CUmemorytype type = CU_MEMORYTYPE_HOST;
+    return nvs_real.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer) == CUDA_SUCCESS &&
+           type == CU_MEMORYTYPE_DEVICE;
+}
+
+enum nvs_class nvs_call_class_of_copy(CUdeviceptr to, CUdeviceptr from) {
+    if (nvs_real.cuPointerGetAttribute == NULL)
+        return NVS_COPY;
+    return nvs_on_card(to) && nvs_on_card(from) ? NVS_LAUNCH : NVS_COPY;
+}
+
+enum nvs_class nvs_call_class_of_copies(const CUdeviceptr *to, const CUdeviceptr *from, size_t count) {
+    for (size_t i = 0; to != NULL && from != NULL && i < count; i++)
+        if (nvs_call_class_of_copy(to[i], from[i]) == NVS_LAUNCH)
+            return NVS_LAUNCH;
+    return NVS_COPY;
+}
+
+static bool nvs_end_on_card(CUmemorytype type, CUdeviceptr pointer) {
+    switch (type) {
+    case CU_MEMORYTYPE_DEVICE:
+    case CU_MEMORYTYPE_ARRAY:
+        return true;
+    case CU_MEMORYTYPE_UNIFIED:
+        return nvs_real.cuPointerGetAttribute != NULL && nvs_on_card(pointer);
+    default:
+        return false;
+    }
+}
+
+#define NVS_CLASS_OF_DESCRIPTOR(copy)                                                                                            \
+    ((copy) != NULL && nvs_end_on_card((copy)->dstMemoryType, (copy)->dstDevice) &&                                              \
+             nvs_end_on_card((copy)->srcMemoryType, (copy)->srcDevice)                                                           \
+         ? NVS_LAUNCH                                                                                                            \
+         : NVS_COPY)
+
+enum nvs_class nvs_call_class_of_2d(const CUDA_MEMCPY2D *copy) {
+    return NVS_CLASS_OF_DESCRIPTOR(copy);
+}
+
+enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy) {
+    return NVS_CLASS_OF_DESCRIPTOR(copy);
+}
+
+static struct nvs_device *nvs_device_of_context(CUcontext context) {
+    if (context == NULL || nvs_real.cuCtxPushCurrent_v2(context) != CUDA_SUCCESS)
+        return NULL;
+    struct nvs_device *device = nvs_device_current(NULL);
+    CUcontext popped;
+    return nvs_real.cuCtxPopCurrent_v2(&popped) == CUDA_SUCCESS ? device : NULL;
+}
+
+CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream) {
+    *call = nvs_call_unmanaged;
+    if (!nvs_library_start())
+        return CUDA_ERROR_NO_DEVICE;
+    struct nvs_device *devices[2] = {nvs_device_of_context(one), nvs_device_of_context(other)};
+    for (;;) {
+        CUresult result = nvs_call_enter(call, NVS_LAUNCH, stream);
+        if (result != CUDA_SUCCESS || call->thread == NULL)
+            return result;
+        uint32_t bits = atomic_load_explicit(&call->thread->calls, memory_order_relaxed);
+        for (int i = 0; i < 2; i++)
+            if (devices[i] != NULL)
+                bits |= NVS_LAUNCH_CALL(devices[i]->ordinal);
+        atomic_store_explicit(&call->thread->calls, bits, memory_order_seq_cst);
+        atomic_thread_fence(memory_order_seq_cst);
+        struct nvs_device *closed = NULL;
+        for (int i = 0; i < 2; i++)
+            if (devices[i] != NULL && (atomic_load_explicit(&devices[i]->closed, memory_order_acquire) & NVS_LAUNCH) != 0)
+                closed = devices[i];
+        if (closed == NULL)
+            return CUDA_SUCCESS;
+        // Holding one grant while waiting for the other would be a deadlock in the making: let go, wait, begin again.
+        atomic_store_explicit(&call->thread->calls, 0, memory_order_release);
+        *call = nvs_call_unmanaged;
+        result = nvs_device_wait_open(closed, NVS_LAUNCH);
+        if (result != CUDA_SUCCESS || nvs_library_leaving())
+            return result;
+    }
+}

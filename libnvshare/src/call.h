@@ -1,0 +1,82 @@
+// The way of a gated call: set the thread's flag, look at the gate, call the driver, clear the flag, count.
+#ifndef NVS_CALL_H
+#define NVS_CALL_H
+
+#include "device.h"
+#include "stream.h"
+#include "thread.h"
+
+struct nvs_call {
+    struct nvs_thread *thread; // NULL: not managed, the call just passes
+    struct nvs_stream *stream;
+};
+
+// The slow ways in: first call of a thread, an unknown stream, a closed gate.
+CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUstream stream);
+CUresult nvs_call_wait(struct nvs_call *call, enum nvs_class class);
+
+// LAUNCH if both ends of a copy are on a card (of one of several copies), else COPY.
+enum nvs_class nvs_call_class_of_copy(CUdeviceptr to, CUdeviceptr from);
+enum nvs_class nvs_call_class_of_copies(const CUdeviceptr *to, const CUdeviceptr *from, size_t count);
+enum nvs_class nvs_call_class_of_2d(const CUDA_MEMCPY2D *copy);
+enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy);
+
+// A call that needs the grants of two devices, its stream being on the first one's side.
+CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream);
+
+static inline uint32_t nvs_call_bit(enum nvs_class class, int device) {
+    return class == NVS_LAUNCH ? NVS_LAUNCH_CALL(device) : NVS_COPY_CALL(device);
+}
+
+// Sets the flag and looks at the gate. False: it is closed, and the flag is clear again.
+static inline bool nvs_call_pass(struct nvs_thread *thread, struct nvs_device *device, enum nvs_class class) {
+    atomic_store_explicit(&thread->calls, nvs_call_bit(class, device->ordinal), memory_order_relaxed);
+    if (__builtin_expect(nvs_thread_fences, false))
+        atomic_thread_fence(memory_order_seq_cst);
+    else
+        atomic_signal_fence(memory_order_seq_cst); // the closer's membarrier is the fence
+    if (__builtin_expect((atomic_load_explicit(&device->closed, memory_order_acquire) & class) == 0, true))
+        return true;
+    atomic_store_explicit(&thread->calls, 0, memory_order_release);
+    return false;
+}
+
+static inline __attribute__((always_inline)) CUresult nvs_call_enter(struct nvs_call *call, enum nvs_class class, CUstream stream) {
+    struct nvs_thread *thread = nvs_thread_self;
+    CUcontext context = atomic_load_explicit(&nvs_device_sole_context, memory_order_relaxed);
+    if (__builtin_expect(thread == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0, false) ||
+        (context == NULL && nvs_real.cuCtxGetCurrent(&context) != CUDA_SUCCESS))
+        return nvs_call_enter_slowly(call, class, stream);
+    struct nvs_stream_cache *cached = &thread->streams[0];
+    if (__builtin_expect(cached->stream != stream || cached->context != context ||
+                             cached->epoch != atomic_load_explicit(&nvs_stream_epoch, memory_order_relaxed),
+                         false))
+        return nvs_call_enter_slowly(call, class, stream);
+    call->thread = thread;
+    call->stream = cached->record;
+    // The flag is set before `idle` is read: who sets `idle` looks at the flags afterwards.
+    if (__builtin_expect(!nvs_call_pass(thread, call->stream->device, class), false) ||
+        __builtin_expect(atomic_load_explicit(&call->stream->idle, memory_order_relaxed), false))
+        return nvs_call_wait(call, class);
+    return CUDA_SUCCESS;
+}
+
+static inline void nvs_call_leave(const struct nvs_call *call) {
+    if (__builtin_expect(call->thread == NULL, false))
+        return;
+    struct nvs_stream *stream = call->stream;
+    uint64_t launched;
+    if (__builtin_expect(stream->writer == call->thread, true)) {
+        uint64_t own = atomic_load_explicit(&stream->launched_own, memory_order_relaxed) + 1;
+        atomic_store_explicit(&stream->launched_own, own, memory_order_release);
+        launched = own + atomic_load_explicit(&stream->launched_others, memory_order_relaxed);
+    } else {
+        atomic_fetch_add_explicit(&stream->launched_others, 1, memory_order_release);
+        launched = nvs_stream_launched(stream);
+    }
+    atomic_store_explicit(&call->thread->calls, 0, memory_order_release);
+    if (__builtin_expect(launched >= atomic_load_explicit(&stream->next_mark, memory_order_relaxed), false))
+        nvs_stream_due(stream);
+}
+
+#endif

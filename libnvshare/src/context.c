@@ -1,0 +1,150 @@
+// The wrappers that see the driver start, and contexts, streams and captures begin and end.
+#include "call.h"
+#include "capture.h"
+#include "footprint.h"
+#include "library.h"
+
+NVS_EXPORT CUresult cuInit(unsigned int Flags) {
+    if (!nvs_library_start())
+        return CUDA_ERROR_NO_DEVICE;
+    CUresult result = nvs_real.cuInit(Flags);
+    if (result == CUDA_SUCCESS)
+        nvs_devices_learn();
+    return result;
+}
+
+static void nvs_context_ended(CUcontext context) {
+    nvs_footprint_context_ended(context);
+    nvs_device_context_ended(context);
+}
+
+#define NVS_CONTEXT_END(name)                                                                                                    \
+    NVS_EXPORT CUresult name(CUcontext ctx) {                                                                                    \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        nvs_stream_context_hold(ctx);                                                                                            \
+        CUresult result = nvs_real.name(ctx);                                                                                    \
+        nvs_stream_context_release(ctx, result == CUDA_SUCCESS);                                                                 \
+        if (result == CUDA_SUCCESS)                                                                                              \
+            nvs_context_ended(ctx);                                                                                              \
+        return result;                                                                                                           \
+    }
+
+// The first versions are still what an old program, or one that asks for CUDA 3.2, is given.
+NVS_CONTEXT_END(cuCtxDestroy)
+NVS_CONTEXT_END(cuCtxDestroy_v2)
+
+#define NVS_CONTEXT_BEGIN(name, context, params, args)                                                                           \
+    NVS_EXPORT CUresult name params {                                                                                            \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        CUresult result = nvs_real.name args;                                                                                    \
+        if (result == CUDA_SUCCESS)                                                                                              \
+            nvs_device_context_seen(context);                                                                                    \
+        return result;                                                                                                           \
+    }
+
+NVS_CONTEXT_BEGIN(cuCtxCreate, *pctx, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
+NVS_CONTEXT_BEGIN(cuCtxCreate_v2, *pctx, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
+NVS_CONTEXT_BEGIN(cuCtxCreate_v3, *pctx,
+                  (CUcontext * pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev),
+                  (pctx, paramsArray, numParams, flags, dev))
+NVS_CONTEXT_BEGIN(cuCtxCreate_v4, *pctx,
+                  (CUcontext * pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev),
+                  (pctx, ctxCreateParams, flags, dev))
+NVS_CONTEXT_BEGIN(cuCtxSetCurrent, ctx, (CUcontext ctx), (ctx))
+NVS_CONTEXT_BEGIN(cuCtxPushCurrent, ctx, (CUcontext ctx), (ctx))
+NVS_CONTEXT_BEGIN(cuCtxPushCurrent_v2, ctx, (CUcontext ctx), (ctx))
+
+// The device's primary context while it is active, with no use of it added; NULL otherwise.
+static CUcontext nvs_primary_context(CUdevice device) {
+    struct nvs_device *known = nvs_device_of_ordinal(device);
+    if (known == NULL)
+        return NULL;
+    return atomic_load_explicit(&known->primary_context, memory_order_acquire);
+}
+
+static bool nvs_primary_active(CUdevice device) {
+    unsigned int flags;
+    int active = 0;
+    return nvs_real.cuDevicePrimaryCtxGetState(device, &flags, &active) == CUDA_SUCCESS && active != 0;
+}
+
+NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
+    if (!nvs_library_start() || nvs_real.cuDevicePrimaryCtxRetain == NULL)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    CUresult result = nvs_real.cuDevicePrimaryCtxRetain(pctx, dev);
+    struct nvs_device *device = nvs_device_of_ordinal(dev);
+    if (result == CUDA_SUCCESS && pctx != NULL && device != NULL)
+        atomic_store_explicit(&device->primary_context, *pctx, memory_order_release);
+    return result;
+}
+
+#define NVS_PRIMARY_END(name)                                                                                                    \
+    NVS_EXPORT CUresult name(CUdevice dev) {                                                                                     \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        CUcontext context = nvs_primary_context(dev);                                                                            \
+        nvs_stream_context_hold(context);                                                                                        \
+        CUresult result = nvs_real.name(dev);                                                                                    \
+        bool ended = result == CUDA_SUCCESS && context != NULL && !nvs_primary_active(dev);                                      \
+        nvs_stream_context_release(context, ended);                                                                              \
+        if (ended)                                                                                                               \
+            nvs_context_ended(context);                                                                                          \
+        return result;                                                                                                           \
+    }
+
+NVS_PRIMARY_END(cuDevicePrimaryCtxRelease)
+NVS_PRIMARY_END(cuDevicePrimaryCtxRelease_v2)
+NVS_PRIMARY_END(cuDevicePrimaryCtxReset)
+NVS_PRIMARY_END(cuDevicePrimaryCtxReset_v2)
+
+#define NVS_STREAM_END(name)                                                                                                     \
+    NVS_EXPORT CUresult name(CUstream hStream) {                                                                                 \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        if (nvs_thread_join() != NULL)                                                                                           \
+            nvs_stream_ending(hStream);                                                                                          \
+        return nvs_real.name(hStream);                                                                                           \
+    }
+
+NVS_STREAM_END(cuStreamDestroy)
+NVS_STREAM_END(cuStreamDestroy_v2)
+
+#define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
+
+#define NVS_CAPTURE_BEGIN(name, stream, params, args)                                                                            \
+    NVS_EXPORT CUresult name params {                                                                                            \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        nvs_capture_began(stream); /* before it is one: from then on our own calls keep away */                                  \
+        CUresult result = nvs_real.name args;                                                                                    \
+        if (result != CUDA_SUCCESS)                                                                                              \
+            nvs_capture_ended(stream);                                                                                           \
+        return result;                                                                                                           \
+    }
+
+#define NVS_CAPTURE_END(name, stream)                                                                                            \
+    NVS_EXPORT CUresult name(CUstream hStream, CUgraph *phGraph) {                                                               \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        CUresult result = nvs_real.name(hStream, phGraph);                                                                       \
+        if (!nvs_capture_on(stream)) /* an end by the wrong thread leaves it open */                                             \
+            nvs_capture_ended(stream);                                                                                           \
+        return result;                                                                                                           \
+    }
+
+#define NVS_TO_GRAPH_PARAMS                                                                                                      \
+    CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,                    \
+        size_t numDependencies, CUstreamCaptureMode mode
+#define NVS_TO_GRAPH_ARGS hStream, hGraph, dependencies, dependencyData, numDependencies, mode
+
+NVS_CAPTURE_BEGIN(cuStreamBeginCapture, hStream, (CUstream hStream), (hStream))
+NVS_CAPTURE_BEGIN(cuStreamBeginCapture_ptsz, NVS_OWN(hStream), (CUstream hStream), (hStream))
+NVS_CAPTURE_BEGIN(cuStreamBeginCapture_v2, hStream, (CUstream hStream, CUstreamCaptureMode mode), (hStream, mode))
+NVS_CAPTURE_BEGIN(cuStreamBeginCapture_v2_ptsz, NVS_OWN(hStream), (CUstream hStream, CUstreamCaptureMode mode),
+                  (hStream, mode))
+NVS_CAPTURE_BEGIN(cuStreamBeginCaptureToGraph, hStream, (NVS_TO_GRAPH_PARAMS), (NVS_TO_GRAPH_ARGS))
+NVS_CAPTURE_BEGIN(cuStreamBeginCaptureToGraph_ptsz, NVS_OWN(hStream), (NVS_TO_GRAPH_PARAMS), (NVS_TO_GRAPH_ARGS))
+NVS_CAPTURE_END(cuStreamEndCapture, hStream)
+NVS_CAPTURE_END(cuStreamEndCapture_ptsz, NVS_OWN(hStream))

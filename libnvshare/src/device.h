@@ -1,0 +1,132 @@
+// What libnvshare knows of one GPU: the grant in force, who waits, what is allocated, which streams have work.
+//
+// Devices are numbered as the program's driver numbers them (CUDA_VISIBLE_DEVICES applied). A device is *in use* from its first
+// gated call or allocation. Its gate starts closed and follows the grants; the control thread is the only one that changes it.
+//
+// Locks: `lock` covers what is marked so and is never held over a call of the driver. nvs_stream's own lock may be held over
+// one; it is never taken while `lock` is held, and `lock` may be taken under it.
+#ifndef NVS_DEVICE_H
+#define NVS_DEVICE_H
+
+#include "driver.h"
+#include "wire.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// As many as fit into a thread's call word twice.
+#define NVS_DEVICES_MAX 16
+
+// Bits of a gate that are set while calls of that class must not pass.
+enum nvs_class {
+    NVS_LAUNCH = 1u,
+    NVS_COPY = 2u,
+};
+
+struct nvs_stream;
+
+struct nvs_device {
+    // What each launch reads, in a cache line that nothing else changes.
+    _Alignas(64) _Atomic uint32_t closed; // the gate: classes that must not pass. Written by the control thread.
+    int ordinal;
+    atomic_bool in_use;
+    char uuid[NVS_GPU_SIZE]; // set before in_use
+    uint64_t total_bytes;    // of the card; set before in_use
+
+    _Atomic uint32_t window_us;
+    _Alignas(64) _Atomic int64_t in_flight_ns; // estimate over all streams
+    _Atomic(struct nvs_stream *) streams;
+    _Atomic(CUcontext) primary_context; // as last retained; NULL: never
+    _Atomic uint64_t busy_ns;    // time in which its work ran, summed over marks
+    _Atomic uint64_t longest_ns; // longest time for one mark since the last report
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; // CLOCK_MONOTONIC; broadcast when the gate opens or the grant changes
+    // Under lock:
+    nvs_grant grant;               // in force; generation 0: none yet
+    bool unmanaged;                // runs without a plan, by setting
+    bool refused;                  // answers with an error, by setting
+    enum nvs_client_state state;
+    uint32_t gate_waiters;
+    uint32_t memory_waiters;
+    uint64_t footprint_bytes;
+    uint64_t waiting_bytes;        // that threads wait to allocate
+    uint64_t reported_bytes;       // footprint in the last report
+    uint64_t gate_wait_ns;
+    uint64_t allocation_wait_ns;
+    uint64_t hand_overs;
+    bool demand;
+
+    // Only the control thread:
+    uint64_t unplanned_since_ns;   // since when it is in use without a plan; 0: not yet looked
+    uint64_t drain_started_ns;
+    bool drain_aimed;              // every stream knows how far it must come
+    uint64_t drain_ns;
+    uint64_t launches_seen;        // at the last look for demand
+    uint64_t launched_ns;          // when they last grew
+    uint64_t busy_reported_ns;
+    uint64_t longest_reported_ns;
+    uint64_t reported_ns;
+};
+
+// Devices 0 .. nvs_device_count() - 1. The count is 0 until cuInit has succeeded.
+extern struct nvs_device nvs_devices[NVS_DEVICES_MAX];
+size_t nvs_device_count(void);
+
+// Learns the devices from the driver. Call after a successful cuInit; idempotent.
+void nvs_devices_learn(void);
+
+// The device of the calling thread's current context; NULL if there is none, or the driver is not started.
+struct nvs_device *nvs_device_current(CUcontext *context);
+
+// The device with this ordinal (a CUdevice); NULL if there is none.
+struct nvs_device *nvs_device_of_ordinal(int ordinal);
+
+// The device with this UUID as NVML prints it; NULL if there is none.
+struct nvs_device *nvs_device_of_uuid(const char *uuid);
+
+// The only context that the process has used so far: with one, a launch need not ask which is current. NULL: none yet, or several.
+extern _Atomic(CUcontext) nvs_device_sole_context;
+
+// A context is used, or made current.
+void nvs_device_context_seen(CUcontext context);
+
+// A context was destroyed: what threads remember of their device is void.
+void nvs_device_context_ended(CUcontext context);
+
+// Marks it in use and starts the control thread. Cheap when it is.
+void nvs_device_use(struct nvs_device *device);
+
+// Waits until calls of the class may pass. CUDA_SUCCESS, or the error that the setting without a relay asks for.
+CUresult nvs_device_wait_open(struct nvs_device *device, enum nvs_class class);
+
+// Bytes that the client may have by its grant (UINT64_MAX: as many as it likes). Caller holds the lock.
+uint64_t nvs_device_ceiling_bytes(const struct nvs_device *device);
+
+// The footprint at which an allocation is refused (UINT64_MAX: none). Caller holds the lock.
+uint64_t nvs_device_limit_bytes(const struct nvs_device *device);
+
+// Gated calls of the program since its start.
+uint64_t nvs_device_launches(struct nvs_device *device);
+
+// The client's limit and footprint, once its first plan is known: waits for that. CUDA_SUCCESS, or the error of the setting
+// without a relay. Limit UINT64_MAX: none.
+CUresult nvs_device_memory(struct nvs_device *device, uint64_t *limit_bytes, uint64_t *footprint_bytes);
+
+// One wait for a change, with the lock held; every ten seconds it says what `call` waits for. May wake for nothing.
+void nvs_device_wait(struct nvs_device *device, const char *call, uint64_t since_ns);
+
+// The callbacks of the control thread (control.h).
+struct nvs_control_hooks;
+extern const struct nvs_control_hooks nvs_device_control_hooks;
+
+// After a fork: no device is in use.
+void nvs_devices_atfork_child(void);
+
+// CLOCK_MONOTONIC.
+uint64_t nvs_now_ns(void);
+
+#endif

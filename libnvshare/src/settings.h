@@ -1,0 +1,27 @@
+// What the environment says to the library (docs/protocol.md, "Environment of a program under nvshare").
+#ifndef NVS_SETTINGS_H
+#define NVS_SETTINGS_H
+
+#include "log.h"
+
+// What a client does when no plan reached it within without_relay_seconds.
+enum nvs_without_relay {
+    NVS_WITHOUT_RELAY_WAIT,      // goes on waiting
+    NVS_WITHOUT_RELAY_UNMANAGED, // runs as if nvshare were not there
+    NVS_WITHOUT_RELAY_FAIL,      // answers CUDA calls with an error
+};
+
+struct nvs_settings {
+    char socket_path[4096];               // NVSHARE_SOCKET
+    enum nvs_without_relay without_relay; // NVSHARE_WITHOUT_RELAY
+    unsigned without_relay_seconds;       // NVSHARE_WITHOUT_RELAY_SECONDS
+    enum nvs_log_level log_level;         // NVSHARE_LOG
+};
+
+// The settings of this process, read from the environment at the first call and kept: a program that changes its
+// environment later changes nothing. Sets the log level. A value that cannot be read is warned about and its default
+// taken. A set-user-ID program gets the
+// defaults. Safe from every thread.
+const struct nvs_settings *nvs_settings_read(void);
+
+#endif

@@ -1,0 +1,62 @@
+// One record for each thread that makes gated calls: what the closer of a gate looks at.
+//
+// A thread's `calls` word is set before it loads a gate and cleared when its driver call has returned. Who closes a gate makes
+// that store visible with nvs_thread_barrier() and then looks at every record: a thread is either seen in a call, or will see
+// the closed gate. Records live for ever and are reused; the list only grows.
+#ifndef NVS_THREAD_H
+#define NVS_THREAD_H
+
+#include "driver.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct nvs_stream;
+
+#define NVS_THREAD_STREAMS 4u
+
+// Which stream record a thread's recent streams have; see stream.h.
+struct nvs_stream_cache {
+    CUstream stream;
+    CUcontext context;
+    uint64_t epoch; // of the stream tables when it was filled
+    struct nvs_stream *record;
+};
+
+struct nvs_thread {
+    // What each launch touches is one cache line: the driver's own work between two launches evicts the rest.
+    _Alignas(64) _Atomic uint32_t calls; // NVS_LAUNCH_CALL(device) and NVS_COPY_CALL(device) bits of the call that it is in
+    struct nvs_stream_cache streams[NVS_THREAD_STREAMS]; // only the thread itself
+    atomic_bool used;
+    struct nvs_thread *next;
+    // Below: only the thread itself.
+    CUcontext context; // whose device is `device`
+    uint64_t context_epoch;
+    int device;
+};
+
+#define NVS_LAUNCH_CALL(device) (1u << (device))
+#define NVS_COPY_CALL(device) (1u << (16 + (device)))
+
+extern __thread struct nvs_thread *nvs_thread_self __attribute__((tls_model("initial-exec")));
+
+// True where the kernel refused membarrier(2): then the fast path itself has the full fence.
+extern bool nvs_thread_fences; // constant after nvs_thread_prepare()
+
+// Once, before the first gated call.
+void nvs_thread_prepare(void);
+
+// This thread's record. NULL only if there is no memory for one.
+struct nvs_thread *nvs_thread_join(void);
+
+// After it, every thread of the process has seen what this one wrote before, or will see it before its next gate.
+void nvs_thread_barrier(void);
+
+// True while any thread is in a call with one of these bits.
+bool nvs_thread_in_call(uint32_t calls);
+
+// After a fork: only the calling thread is left.
+void nvs_thread_atfork_child(void);
+
+#endif

@@ -1,0 +1,104 @@
+"""What the test programs share: a GPU by the driver's own interface, and lines of JSON to and from the test.
+
+Runs in the program's process, under the preload library. Nothing here knows of nvshare.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from cuda.bindings import driver
+
+IMAGE = b"NVSHARE-EMULATOR-KERNELS-1\0"
+MS = 1_000_000
+MIB = 1 << 20
+
+_ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "spin": (ctypes.c_uint64,),
+    "fill": (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint64),
+    "add": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64),
+    "checksum": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64),
+}
+
+
+class DriverError(Exception):
+    """A driver call that did not succeed; `name` is the driver's name for it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+def ok(answer: Any) -> Any:
+    """The values of a driver call (one, or a tuple). Raises DriverError if it failed."""
+    result, *values = answer
+    if result != driver.CUresult.CUDA_SUCCESS:
+        raise DriverError(result.name)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def error_of(answer: Any) -> str:
+    """The name of a driver call's result."""
+    return str(answer[0].name)
+
+
+def say(**facts: Any) -> None:
+    """Tells the test."""
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def hear() -> str:
+    """Waits for the test's word."""
+    return sys.stdin.readline().strip()
+
+
+def now_ns() -> int:
+    """CLOCK_MONOTONIC."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+class Gpu:
+    """A device with its primary context current on this thread, and the emulator's kernels."""
+
+    def __init__(self, ordinal: int = 0) -> None:
+        ok(driver.cuInit(0))
+        self.device = ok(driver.cuDeviceGet(ordinal))
+        self.context = ok(driver.cuDevicePrimaryCtxRetain(self.device))
+        self.use()
+        module = ok(driver.cuModuleLoadData(IMAGE))
+        self.functions = {name: ok(driver.cuModuleGetFunction(module, name.encode())) for name in _ARGUMENTS}
+
+    def use(self) -> None:
+        """Makes its context the current one of the calling thread."""
+        ok(driver.cuCtxSetCurrent(self.context))
+
+    def launch(self, kernel: str, *values: int, stream: Any = 0) -> None:
+        arguments = tuple(int(value) for value in values), _ARGUMENTS[kernel]
+        ok(driver.cuLaunchKernel(self.functions[kernel], 1, 1, 1, 1, 1, 1, 0, stream, arguments, 0))
+
+    def spin(self, duration_ns: int, stream: Any = 0) -> None:
+        """A kernel that takes this long."""
+        self.launch("spin", duration_ns, stream=stream)
+
+    def synchronize(self) -> None:
+        ok(driver.cuCtxSynchronize())
+
+    def allocate(self, size_bytes: int) -> int:
+        return int(ok(driver.cuMemAlloc(size_bytes)))
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        data = bytearray(size_bytes)
+        ok(driver.cuMemcpyDtoH(data, address, size_bytes))
+        return bytes(data)
+
+
+def turns(since_ns: int = 0, card: int = 0) -> list[tuple[int, int]]:
+    """When this process had the card's compute engine, by the card's own account: starts and ends after `since_ns`."""
+    from nvshare.emulator import account
+
+    own = (turn for turn in account.turns(card) if turn.pid == os.getpid() and turn.end_ns > since_ns)
+    return [(turn.start_ns, turn.end_ns) for turn in own]

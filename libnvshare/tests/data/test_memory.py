@@ -1,0 +1,194 @@
+"""Memory: what is counted, what waits, what is refused, and what the program is told."""
+
+import pytest
+
+from libnvshare.tests.data.conftest import GIB, MIB, Run, ScriptedRelay
+
+# Runs `allocate`, which sets `held`, then `free`, each at the test's word, under an open plan.
+ALLOCATION = """
+    gpu = Gpu()
+    stream = ok(driver.cuStreamCreate(0))
+    prop = driver.CUmemAllocationProp()
+    prop.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+    prop.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+    prop.location.id = 0
+    held = {allocate}
+    say(held=True)
+    hear()
+    {free}
+    ok(driver.cuStreamSynchronize(stream))
+    say(held=False)
+    hear()
+"""
+
+
+@pytest.mark.parametrize(
+    ("allocate", "free", "size_bytes"),
+    [
+        ("ok(driver.cuMemAlloc(64 * MIB))", "ok(driver.cuMemFree(held))", 64 * MIB),
+        ("ok(driver.cuMemAllocPitch(1000, 65536, 4))[0]", "ok(driver.cuMemFree(held))", 64 * MIB),
+        ("ok(driver.cuMemAllocManaged(64 * MIB, 1))", "ok(driver.cuMemFree(held))", 64 * MIB),
+        ("ok(driver.cuMemAllocAsync(64 * MIB, stream))", "ok(driver.cuMemFreeAsync(held, stream))", 64 * MIB),
+        ("ok(driver.cuMemAllocAsync(64 * MIB, stream))", "ok(driver.cuMemFree(held))", 64 * MIB),
+        ("ok(driver.cuMemAlloc(64 * MIB))", "ok(driver.cuMemFreeAsync(held, stream))", 64 * MIB),
+        ("ok(driver.cuMemCreate(64 * MIB, prop, 0))", "ok(driver.cuMemRelease(held))", 64 * MIB),
+    ],
+)
+def test_the_footprint_grows_and_falls_with_every_family(
+    allocate: str, free: str, size_bytes: int, relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(ALLOCATION.format(allocate=allocate, free=free))
+    client = relay.client_with_plan()
+    program.said()
+    client.report_where(lambda report: report.footprint_bytes == size_bytes)
+    since = len(client.reports)
+    program.tell()
+    program.said()
+    client.report_where(lambda report: report.footprint_bytes == 0, since)
+    program.tell()
+    program.end()
+
+
+def test_what_the_driver_refuses_is_not_counted(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        say(error=error_of(driver.cuMemFree(12345)))
+        say(error=error_of(driver.cuMemAlloc(8 << 30)))
+        gpu.allocate(MIB)
+        say(held=True)
+        hear()
+        """,
+        NVSHARE_EMULATOR_MEMORY="4GiB",
+    )
+    client = relay.client_with_plan()
+    assert program.said()["error"] == "CUDA_ERROR_INVALID_VALUE"
+    assert program.said()["error"] == "CUDA_ERROR_OUT_OF_MEMORY"
+    program.said()
+    client.report_where(lambda report: report.footprint_bytes == MIB)
+    program.tell()
+    program.end()
+
+
+def test_an_allocation_beyond_the_ceiling_waits_until_it_is_raised(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        gpu.allocate(64 * MIB)
+        say(first=True)
+        gpu.allocate(128 * MIB)
+        say(second=True)
+        """
+    )
+    client = relay.client_with_plan(resident_bytes=64 * MIB, headroom_bytes=64 * MIB)
+    program.said()
+    waiting = client.report_where(lambda report: report.allocation_waits)
+    assert (waiting.footprint_bytes, waiting.wanted_bytes, waiting.demand) == (64 * MIB, 192 * MIB, True)
+    assert program.silent(0.1)
+    client.grant(resident_bytes=128 * MIB, headroom_bytes=MIB)  # still too little
+    assert program.silent(0.1)
+    client.grant(resident_bytes=192 * MIB, headroom_bytes=0)
+    assert program.said() == {"second": True}
+    program.end()
+
+
+def test_an_allocation_beyond_the_limit_is_out_of_memory_and_the_program_lives(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        held = gpu.allocate(900 * MIB)
+        first = error_of(driver.cuMemAlloc(200 * MIB))
+        ok(driver.cuMemFree(held))
+        gpu.allocate(200 * MIB)
+        gpu.spin(MS)
+        gpu.synchronize()
+        say(first=first)
+        """
+    )
+    relay.client_with_plan(limit_bytes=GIB)
+    assert program.said() == {"first": "CUDA_ERROR_OUT_OF_MEMORY"}
+    program.end()
+
+
+def test_more_than_the_card_has_is_refused_at_once(relay: ScriptedRelay, run: Run) -> None:
+    program = run("gpu = Gpu()\nsay(error=error_of(driver.cuMemAlloc(32 << 30)))")
+    relay.client_with_plan(resident_bytes=0, headroom_bytes=0)
+    assert program.said() == {"error": "CUDA_ERROR_OUT_OF_MEMORY"}
+    program.end()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        ("context = ok(driver.cuCtxCreate(None, 0, 0))", "ok(driver.cuCtxDestroy(context))"),
+        ("gpu = Gpu()", "ok(driver.cuDevicePrimaryCtxRelease(0))"),
+        ("gpu = Gpu()", "ok(driver.cuDevicePrimaryCtxReset(0))"),
+    ],
+)
+def test_the_end_of_a_context_gives_its_bytes_back(begin: str, end: str, relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        ok(driver.cuInit(0))
+        {begin}
+        ok(driver.cuMemAlloc(64 * MIB))
+        ok(driver.cuMemsetD32(ok(driver.cuMemAlloc(64 * MIB)), 1, 16))
+        say(held=True)
+        hear()
+        {end}
+        say(held=False)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    client.report_where(lambda report: report.footprint_bytes == 128 * MIB)
+    since = len(client.reports)
+    program.tell()
+    program.said()
+    client.report_where(lambda report: report.footprint_bytes == 0 and not report.demand, since)
+    assert client.revoke().drain_us < 100_000  # nothing waits for what is gone
+    program.tell()
+    program.end()
+
+
+def test_e13_driver_and_nvml_answer_with_the_limit(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        import pynvml
+        gpu = Gpu()
+        gpu.allocate(256 * MIB)
+        free_bytes, total_bytes = ok(driver.cuMemGetInfo())
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        one = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        two = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        say(info=[free_bytes, total_bytes], total=ok(driver.cuDeviceTotalMem(gpu.device)),
+            nvml=[[memory.free, memory.total, memory.used] for memory in (one, two)])
+        """
+    )
+    relay.client_with_plan(limit_bytes=2 * GIB)
+    left = 2 * GIB - 256 * MIB
+    words = program.said()
+    assert words["info"] == [left, 2 * GIB]
+    assert words["total"] == 2 * GIB
+    assert words["nvml"] == [[left, 2 * GIB, 256 * MIB]] * 2
+    program.end()
+
+
+def test_without_a_limit_the_answers_are_the_drivers(relay: ScriptedRelay, run: Run) -> None:
+    ask = "gpu = Gpu()\nsay(info=ok(driver.cuMemGetInfo()), total=ok(driver.cuDeviceTotalMem(gpu.device)))"
+    program = run(ask)
+    relay.client_with_plan()
+    managed = program.said()
+    program.end()
+    assert run(ask, preload="").said() == managed
+
+
+def test_a_question_about_memory_waits_for_the_first_plan(relay: ScriptedRelay, run: Run) -> None:
+    program = run("gpu = Gpu()\nsay(total=ok(driver.cuDeviceTotalMem(gpu.device)))")
+    client = relay.client()
+    client.gpu()
+    assert program.silent(0.1)
+    client.grant(limit_bytes=GIB)
+    assert program.said() == {"total": GIB}
+    program.end()

@@ -1,0 +1,131 @@
+"""The window and the slots: how much work is in flight, and when work is launched at all."""
+
+import pytest
+
+from libnvshare.tests.data.conftest import Run, ScriptedRelay
+
+MS = 1_000_000
+
+# Launches kernels of `length_ns` for `seconds`, and notes for each launch when it returned.
+LOOP = """
+    def loop(gpu, length_ns, seconds):
+        returned = []
+        until_ns = now_ns() + int(seconds * 1e9)
+        while now_ns() < until_ns:
+            gpu.spin(length_ns)
+            returned.append(now_ns())
+        return returned
+"""
+
+
+@pytest.mark.parametrize("length_us", [100, 1000, 8000, 50_000])
+def test_a9_work_in_flight_is_bounded_in_time(length_us: int, relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        {LOOP}
+        gpu = Gpu()
+        returned = loop(gpu, {length_us} * 1000, 0.6)
+        said_ns = now_ns()
+        gpu.synchronize()
+        say(last_ns=returned[-1], end_ns=turns()[-1][1], launches=len(returned))
+        """
+    )
+    client = relay.client_with_plan(window_us=10_000)
+    words = program.said()
+    window_ns, mark_ns, kernel_ns = 10 * MS, 2_500_000, length_us * 1000
+    # At least two marks, of one kernel each, are in flight, and one launch goes on before it is held back.
+    bound_ns = max(window_ns + mark_ns + kernel_ns, 3 * kernel_ns)
+    assert words["end_ns"] - words["last_ns"] < bound_ns + 5 * MS  # the wake-up of the launching thread on a busy machine
+    assert client.report_where(lambda report: report.launches == words["launches"]).window_us == 10_000
+    program.end()
+
+
+def test_a9_the_card_never_runs_dry_within_the_window(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        {LOOP}
+        gpu = Gpu()
+        loop(gpu, 200_000, 0.3)
+        begin_ns = now_ns()
+        loop(gpu, 200_000, 1)
+        end_ns = now_ns()
+        gpu.synchronize()
+        busy_ns = sum(min(end, end_ns) - max(start, begin_ns) for start, end in turns(begin_ns) if start < end_ns)
+        say(share=busy_ns / (end_ns - begin_ns))
+        """
+    )
+    relay.client_with_plan(window_us=5000)
+    assert program.said()["share"] > 0.97
+    program.end()
+
+
+def test_e2_one_launch_of_two_seconds_does_not_shrink_the_window(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        {LOOP}
+        gpu = Gpu()
+        before = len(loop(gpu, 100_000, 0.5))
+        gpu.spin(2000 * MS)
+        gpu.synchronize()
+        first = len(loop(gpu, 100_000, 0.5))
+        second = len(loop(gpu, 100_000, 0.5))
+        gpu.synchronize()
+        say(before=before, first=first, second=second)
+        """
+    )
+    relay.client_with_plan()
+    words = program.said()
+    assert words["first"] > 0.8 * words["before"]
+    assert words["second"] > 0.95 * words["before"]
+    program.end()
+
+
+def test_a_phase_of_long_kernels_is_noticed_by_the_window(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        {LOOP}
+        gpu = Gpu()
+        loop(gpu, 500_000, 0.3)
+        loop(gpu, 20 * MS, 1.5)
+        last_ns = now_ns()
+        gpu.synchronize()
+        say(in_flight_ns=turns()[-1][1] - last_ns)
+        """
+    )
+    relay.client_with_plan(window_us=10_000)
+    assert program.said()["in_flight_ns"] < 70 * MS
+    program.end()
+
+
+def test_launches_keep_to_their_slots(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        {LOOP}
+        gpu = Gpu()
+        gpu.spin(MS)
+        gpu.synchronize()
+        say(now_ns=now_ns())
+        hear()
+        begin_ns = now_ns()
+        loop(gpu, MS // 2, 1)
+        gpu.synchronize()
+        say(turns=turns(begin_ns))
+        """
+    )
+    client = relay.client_with_plan()
+    start_us = program.said()["now_ns"] // 1000 - 5000
+    epoch = client.grant(slot_start_us=start_us, slot_length_us=30_000, period_us=100_000, window_us=2000)
+    client.report_where(lambda report: report.epoch == epoch)
+    program.tell()
+    turns = program.said()["turns"]
+    starts = [(start // 1000 - start_us) % 100_000 for start, _ in turns]
+    ends = [(end // 1000 - start_us) % 100_000 for _, end in turns]
+    overshoot_us = 2000 + 500 + 500 + 5000  # the window, a mark, a kernel; a wake-up on a busy machine
+    assert len(turns) >= 8
+    assert all(start < 30_000 + overshoot_us for start in starts)
+    assert all(end < 30_000 + overshoot_us for end in ends)
+    share = sum(end - start for start, end in turns) / (turns[-1][1] - turns[0][0])
+    assert 0.25 < share < 0.40
+    # The time between the slots is nobody's work.
+    assert client.reports[-1].busy_us < 600_000
+    program.end()
