@@ -1,0 +1,147 @@
+"""The card's memory: how much of it can be promised, and who holds some without being charged for it.
+
+Three things are on a card beside the footprints of living clients: what living clients need beside their footprints
+(contexts, modules), what processes hold that are no clients ("strangers"), and what dead clients have not given back
+("ghosts": forked workers can keep a dead parent's memory). The driver's samples tell them apart. A ghost counts with
+what its client was charged until a sample that began after the death shows less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from nvshare.scheduler.clients import Client
+from nvshare.scheduler.model import MemorySampled
+from nvshare.scheduler.policy import Policy
+
+
+@dataclass(slots=True)
+class Ghost:
+    """A dead client whose memory the driver has not shown free yet."""
+
+    client: str  # its key; empty: it died before this life of the scheduler
+    pid: int
+    size_bytes: int  # of its footprint
+    overhead_bytes: int  # beside its footprint
+    died_ns: int
+
+
+@dataclass(slots=True)
+class Stranger:
+    """A living process that holds memory on the card and is no client."""
+
+    pid: int
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class CardMemory:
+    """The account of one card. `logical_capacity_bytes` 0: the whole card."""
+
+    logical_capacity_bytes: int
+    total_bytes: int
+    used_bytes: int = 0
+    baseline_bytes: int = 0  # used, and no process's: the driver's own
+    ghosts: list[Ghost] = field(default_factory=list)
+    strangers: list[Stranger] = field(default_factory=list)
+    last_death_ns: int | None = None
+    lists_our_pids: bool | None = None  # the driver's list of processes names our clients; None: not known yet
+    sampled_ns: int = 0  # when the last sample began
+
+    @property
+    def ghost_bytes(self) -> int:
+        return sum(ghost.size_bytes for ghost in self.ghosts)
+
+    @property
+    def stranger_bytes(self) -> int:
+        return sum(stranger.size_bytes for stranger in self.strangers)
+
+    def lone_capacity_bytes(self, policy: Policy, overhead_bytes: int) -> int:
+        """The largest footprint of a client that is alone on the card and needs `overhead_bytes` beside it, in whole
+        steps."""
+        physical = self.total_bytes - policy.reserve_bytes - self.baseline_bytes - overhead_bytes
+        return self._within_logical(max(0, physical) // policy.step_bytes * policy.step_bytes)
+
+    def capacity_bytes(self, policy: Policy, clients: Collection[Client]) -> int:
+        """What footprints and ghosts together may have."""
+        overhead = sum(client.overhead_bytes for client in clients) + sum(g.overhead_bytes for g in self.ghosts)
+        physical = self.total_bytes - policy.reserve_bytes - self.baseline_bytes - self.stranger_bytes - overhead
+        return self._within_logical(max(0, physical))
+
+    def _within_logical(self, physical_bytes: int) -> int:
+        return min(self.logical_capacity_bytes, physical_bytes) if self.logical_capacity_bytes else physical_bytes
+
+    def died(self, client: Client, now_ns: int) -> None:
+        """A client is dead: what it was charged is not free yet."""
+        self.last_death_ns = now_ns
+        if client.charge_bytes > 0:
+            self.ghosts.append(Ghost(client.key, client.pid, client.charge_bytes, client.overhead_bytes, now_ns))
+
+    def sampled(self, sample: MemorySampled, clients: Sequence[Client], policy: Policy) -> list[Ghost]:
+        """Takes over a sample of the driver. Gives the ghosts that are gone now."""
+        self.total_bytes = sample.total_bytes
+        self.used_bytes = sample.used_bytes
+        self.sampled_ns = sample.started_ns
+        by_pid = {process.pid: process.used_bytes for process in sample.processes}
+        self._compare_pids(by_pid, clients)
+        if self.lists_our_pids is False:
+            by_pid = {}
+        living = {client.pid for client in clients}
+        known = living | {ghost.pid for ghost in self.ghosts}
+        others = [process for process in sample.processes if process.pid in by_pid and process.pid not in known]
+        self.strangers = [Stranger(process.pid, process.used_bytes) for process in others if process.alive]
+        dead = [process for process in others if not process.alive]
+        self.ghosts += [Ghost("", process.pid, process.used_bytes, 0, sample.started_ns) for process in dead]
+        haunted = {ghost.pid for ghost in self.ghosts} - living
+        for client in clients:
+            _learn_overhead(client, by_pid.get(client.pid))
+        attributed = sum(by_pid.values())
+        if not self.lists_our_pids:
+            attributed += sum(client.footprint_bytes for client in clients if client.pid not in by_pid)
+        unattributed = max(0, sample.used_bytes - attributed)
+        if not self.ghosts:
+            self.baseline_bytes = unattributed
+            return []
+        left = max(0, unattributed - self.baseline_bytes)
+        for ghost in self.ghosts:
+            if sample.started_ns <= ghost.died_ns:
+                continue
+            own = by_pid.get(ghost.pid, 0) if ghost.pid in haunted else 0
+            # What is shown counts as footprint: nobody knows how much of it is not.
+            ghost.size_bytes = min(ghost.size_bytes, own + left)
+            left -= min(left, max(0, ghost.size_bytes - own))
+        tolerance, started_ns = policy.ghost_tolerance_bytes, sample.started_ns
+        gone = [ghost for ghost in self.ghosts if ghost.size_bytes <= tolerance and ghost.died_ns < started_ns]
+        self.ghosts = [ghost for ghost in self.ghosts if ghost not in gone]
+        return gone
+
+    def _compare_pids(self, by_pid: dict[int, int], clients: Sequence[Client]) -> None:
+        """Learns whether the driver counts in our pid namespace. Inside a container it may not: then clients that have
+        memory are missing, and the pids that it lists say nothing. One client that was listed once settles it: later
+        ones that are missing are dead, and the relay has not said so yet."""
+        if any(client.pid in by_pid for client in clients):
+            self.lists_our_pids = True
+        elif self.lists_our_pids is None:
+            holders = [
+                client for client in clients if client.footprint_bytes > 0 and client.sampled_footprint_bytes > 0
+            ]
+            self.lists_our_pids = False if holders else None
+
+    def sample_interval_ns(self, now_ns: int, policy: Policy) -> int:
+        """How long the next sample may wait."""
+        if self.ghosts and self.last_death_ns is not None and now_ns - self.last_death_ns < policy.death_watch_ns:
+            return policy.sample_after_death_ns
+        return policy.sample_with_ghosts_ns if self.ghosts else policy.sample_ns
+
+
+def _learn_overhead(client: Client, listed_bytes: int | None) -> None:
+    """Learns what the client needs beside its footprint, when its footprint has not changed since the last sample (a
+    report and a sample that cross would show a footprint as overhead)."""
+    steady = client.footprint_bytes == client.sampled_footprint_bytes
+    client.sampled_footprint_bytes = client.footprint_bytes
+    told = client.report.external_bytes if client.report else 0
+    if told:
+        client.overhead_bytes = told
+    elif listed_bytes is not None and steady:
+        client.overhead_bytes = max(0, listed_bytes - client.footprint_bytes)

@@ -1,0 +1,225 @@
+"""What the arbiter knows about one client, and what follows from it alone.
+
+A client is charged with the most that it may have on the card: with each grant that it may still follow, with what it
+says that it has, and, until it has spoken to this life of the scheduler, with what the relay's journal says that an
+earlier life promised it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report
+
+_MOST_PROMISES = 16
+
+
+@dataclass(slots=True)
+class Promise:
+    """What one sent grant allows, kept until a report shows a later grant in force."""
+
+    epoch: int
+    ceiling_bytes: int
+    may_launch: bool
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One living process on this GPU."""
+
+    key: str  # names it among the clients of its GPU
+    allocation: str
+    client: str
+    pid: int
+    order: int  # of its registration; breaks ties
+    link: Link = Link.CONNECTED
+    journaled: bool = False
+    journal_bytes: int = 0  # the more of resident and promised
+
+    report: Report | None = None
+    reported_ns: int = 0  # when the last report came in
+    agreed: bool = False  # it has reported a grant of this generation
+
+    granted: Grant | None = None  # the newest sent
+    granted_ns: int = 0  # when it was sent last
+    promises: list[Promise] = field(default_factory=list)  # the one in force and all later ones
+
+    ceiling_bytes: int = 0  # decided: the largest footprint that it may have
+    may_launch: bool = False  # decided
+    admitted_ns: int | None = None  # since when it has memory, or a promise of some
+    refused: bool = False  # it is told that its wish is beyond its limit, until it no longer waits
+
+    memory_wait_ns: int | None = None  # since when it waits for memory
+    turn_wait_ns: int | None = None  # since when it wants the GPU and does not hold the lock
+    demanded_ns: int | None = None  # when it wanted the GPU last
+    grew_ns: int = 0  # when its footprint or its wish grew last
+    progress_ns: int = 0  # when it launched last
+    overhead_bytes: int = 0  # on the card beside its footprint: contexts and modules
+    sampled_footprint_bytes: int = -1  # its footprint at the last memory sample
+    revoked_ns: int = 0  # when its lock was taken away last, or it first spoke
+    told: set[str] = field(default_factory=set)  # kinds of events that are published once for a client
+
+    @property
+    def spoken(self) -> bool:
+        """Whether it has reported to this life of the scheduler."""
+        return self.report is not None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it uses this GPU, or may: it spoke about it, or the journal knows that an earlier scheduler dealt
+        with it."""
+        return self.journaled or (self.report is not None and not self.gone)
+
+    @property
+    def leaving(self) -> bool:
+        return self.report is not None and self.report.leaving
+
+    @property
+    def gone(self) -> bool:
+        """Whether it gave this GPU up and has nothing there."""
+        return self.leaving and self.footprint_bytes == 0
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a decision for it makes sense now: it has spoken, stays, and would get a grant."""
+        return self.report is not None and not self.report.leaving and self.link == Link.CONNECTED
+
+    @property
+    def footprint_bytes(self) -> int:
+        return self.report.footprint_bytes if self.report else 0
+
+    @property
+    def wanted_bytes(self) -> int:
+        """The footprint that it asks for, at least what it has."""
+        return max(self.report.wanted_bytes, self.report.footprint_bytes) if self.report else 0
+
+    @property
+    def served_bytes(self) -> int:
+        """The footprint that it has, or has been allowed to go to."""
+        return self.wanted_bytes if self.wanted_bytes <= self.ceiling_bytes else self.footprint_bytes
+
+    @property
+    def demand(self) -> bool:
+        return self.report is not None and self.report.demand and not self.report.leaving
+
+    @property
+    def state(self) -> ClientState:
+        return self.report.state if self.report else ClientState.UNSPECIFIED
+
+    @property
+    def admitted(self) -> bool:
+        """Whether it has memory, or a promise of some."""
+        return self.admitted_ns is not None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether nothing but its turn keeps it from running: it is admitted, or asks for no memory."""
+        return self.spoken and (self.admitted or self.wanted_bytes == 0)
+
+    @property
+    def charge_bytes(self) -> int:
+        """The most that it may have on the card."""
+        if self.leaving:
+            return self.footprint_bytes
+        most_bytes = max(self.ceiling_bytes, self.footprint_bytes, 0 if self.agreed else self.journal_bytes)
+        for promise in self.promises:
+            most_bytes = max(most_bytes, promise.ceiling_bytes)
+        return most_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """What it will be charged with when its newest grant is in force."""
+        return max(self.footprint_bytes, self.ceiling_bytes)
+
+    @property
+    def asks_for_memory(self) -> bool:
+        """Whether it asks for more than its newest grant allows, and has not been refused."""
+        return self.reachable and not self.refused and self.wanted_bytes > self.ceiling_bytes
+
+    def silent_since(self, silent_ns: int) -> int:
+        """The time from which on its silence says that it is stopped."""
+        return self.reported_ns + silent_ns
+
+    def is_silent(self, now_ns: int, silent_ns: int) -> bool:
+        """Whether it is connected and has not spoken for so long that it must be stopped (SIGSTOP)."""
+        return self.link == Link.CONNECTED and self.spoken and now_ns >= self.silent_since(silent_ns)
+
+    def may_still_launch(self, settling: bool) -> bool:
+        """Whether it may launch under a grant that it may still follow, or still has work in flight.
+
+        A client that an earlier scheduler dealt with, and that has not spoken, may hold the lock: while everything
+        settles it is waited for.
+        """
+        if self.report is None:
+            return self.journaled and settling
+        if self.report.leaving or self.report.state == ClientState.STUCK:
+            return False
+        if any(promise.may_launch for promise in self.promises):
+            return True
+        return self.report.state in (ClientState.RUNNING, ClientState.DRAINING)
+
+    def holds_now(self) -> bool:
+        """Whether the newest word to it says that it may launch; before the first word of this generation, whether
+        it says so itself."""
+        if self.report is None or self.report.leaving:
+            return False
+        if self.granted is not None:
+            return self.granted.may_launch
+        return self.report.state == ClientState.RUNNING
+
+    def heard(self, report: Report, generation: int, now_ns: int) -> None:
+        """Takes over a report that is newer than the last one."""
+        before = self.report
+        self.report = report
+        self.reported_ns = now_ns
+        if report.generation == generation:
+            self.agreed = True
+            self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
+        if before is None:
+            self.grew_ns = self.progress_ns = self.revoked_ns = now_ns
+            self.ceiling_bytes = max(self.footprint_bytes, 0 if self.agreed else self.journal_bytes)
+        else:
+            wish = max(before.wanted_bytes, before.footprint_bytes)
+            if report.footprint_bytes > before.footprint_bytes or self.wanted_bytes > wish:
+                self.grew_ns = now_ns
+            if report.launches != before.launches:
+                self.progress_ns = now_ns
+        if self.demand:
+            self.demanded_ns = now_ns
+            if self.turn_wait_ns is None:
+                self.turn_wait_ns = now_ns
+        else:
+            self.turn_wait_ns = None
+        if not report.allocation_waits:
+            self.refused = False
+        self.told.discard("client-silent")
+        if report.state in (ClientState.WAITING, ClientState.RUNNING):
+            self.told.discard("client-stuck")
+
+    def heard_of(self, peer: Peer, now_ns: int) -> None:
+        """Takes over what the relay says. Who has memory from an earlier life of the scheduler keeps its place before
+        all that come now."""
+        self.link = peer.link
+        if not self.spoken:
+            self.journaled = peer.journaled
+        self.journal_bytes = max(peer.journal_resident_bytes, peer.journal_promised_bytes)
+        if not self.spoken and self.journal_bytes > 0 and self.admitted_ns is None:
+            self.admitted_ns = now_ns
+
+    def sent(self, grant: Grant, now_ns: int) -> None:
+        """Remembers a grant that goes out now, for the first time or again."""
+        self.granted = grant
+        self.granted_ns = now_ns
+        if grant.sequence == 1:
+            self.promises.append(Promise(grant.epoch, grant.ceiling_bytes, grant.may_launch))
+        if len(self.promises) > _MOST_PROMISES:
+            # A stopped client answers nothing: its oldest two count as one that allows all that either does.
+            oldest, second = self.promises[:2]
+            ceiling_bytes = max(oldest.ceiling_bytes, second.ceiling_bytes)
+            merged = Promise(second.epoch, ceiling_bytes, oldest.may_launch or second.may_launch)
+            self.promises[:2] = [merged]
+
+
+def key_of(allocation: str, client: str) -> str:
+    """Names a client among those of its GPU."""
+    return f"{allocation}/{client}"

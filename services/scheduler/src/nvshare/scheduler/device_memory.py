@@ -1,0 +1,86 @@
+"""What the driver says about the node's GPUs, through NVML (the emulator's, on an emulated node)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+from nvshare.scheduler.model import MemorySampled, ProcessMemory
+
+
+class DriverError(Exception):
+    """NVML is not there, or refuses; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU of this node."""
+
+    uuid: str
+    index: int
+    name: str
+    total_bytes: int
+
+
+class Driver:
+    """An open NVML. Its calls take up to milliseconds and belong in a thread of their own."""
+
+    def __init__(self) -> None:
+        """Raises DriverError."""
+        try:
+            pynvml.nvmlInit()
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+            described = [_describe(index, handle) for index, handle in enumerate(handles)]
+        except pynvml.NVMLError as error:
+            raise DriverError(
+                f"cannot read the GPUs through NVML ({error}): install the NVIDIA driver, or use an emulated node"
+            ) from error
+        self.gpus: tuple[Gpu, ...] = tuple(described)
+        self._handles: dict[str, Any] = {gpu.uuid: handle for gpu, handle in zip(described, handles, strict=True)}
+        if not self.gpus:
+            raise DriverError("NVML knows no GPU: check the driver, or use an emulated node")
+
+    def sample(self, uuid: str) -> MemorySampled:
+        """The memory of one GPU now. Raises DriverError."""
+        handle = self._handles[uuid]
+        started_ns = time.monotonic_ns()
+        try:
+            # The three answers are not of one instant. The smaller of two counts of a process can only make a dead
+            # client's memory look larger than it is, never smaller.
+            before = _processes(handle)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            after = _processes(handle)
+        except pynvml.NVMLError as error:
+            raise DriverError(f"NVML does not answer for {uuid}: {error}") from error
+        processes = tuple(
+            ProcessMemory(pid, min(size, after[pid]), Path(f"/proc/{pid}").exists())
+            for pid, size in before.items()
+            if pid in after
+        )
+        return MemorySampled(started_ns, int(memory.total), int(memory.used), processes)
+
+    def close(self) -> None:
+        """Gives NVML back."""
+        pynvml.nvmlShutdown()
+
+
+def _describe(index: int, handle: Any) -> Gpu:
+    name, uuid = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetUUID(handle)
+    return Gpu(_text(uuid), index, _text(name), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total))
+
+
+def _processes(handle: Any) -> dict[int, int]:
+    """Bytes by pid. A process whose bytes the driver does not tell is left out."""
+    listed = list(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    with contextlib.suppress(pynvml.NVMLError_NotSupported):  # cards that only compute
+        listed += pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
+    return {int(process.pid): int(process.usedGpuMemory) for process in listed if process.usedGpuMemory is not None}
+
+
+def _text(answer: str | bytes) -> str:
+    return answer.decode() if isinstance(answer, bytes) else answer

@@ -1,0 +1,219 @@
+"""Events, commands and the messages in them: what the arbiter takes and what it gives.
+
+Everything here is frozen plain data, so that a log of it can be written down and replayed. The numbers of the
+enumerations are those of `nvshare.v1`; the service translates messages at its edge (`wire.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Mode(IntEnum):
+    """How a GPU is shared."""
+
+    UNSPECIFIED = 0
+    AUTO = 1
+    CONCURRENT = 2
+    SERIAL = 3
+    OFF = 4
+
+
+class Wait(IntEnum):
+    """What a client that may not go on waits for."""
+
+    NONE = 0
+    TURN = 1
+    MEMORY = 2
+    SCHEDULER = 3
+    QUOTA = 4
+
+
+class ClientState(IntEnum):
+    """What a client says that it does."""
+
+    UNSPECIFIED = 0
+    WAITING = 1
+    RUNNING = 2
+    DRAINING = 3
+    STUCK = 4
+
+
+class Link(IntEnum):
+    """Whether a living process is connected to the relay."""
+
+    UNSPECIFIED = 0
+    CONNECTED = 1
+    DISCONNECTED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A client's whole state, as in `nvshare.v1.Report`."""
+
+    sequence: int
+    generation: int = 0
+    epoch: int = 0
+    state: ClientState = ClientState.WAITING
+    demand: bool = False
+    footprint_bytes: int = 0
+    resident_bytes: int = 0
+    wanted_bytes: int = 0
+    allocation_waits: bool = False
+    busy_permille: int = 0
+    drain_us: int = 0
+    longest_work_us: int = 0
+    window_us: int = 0
+    launches: int = 0
+    busy_us: int = 0
+    gate_wait_us: int = 0
+    allocation_wait_us: int = 0
+    hand_overs: int = 0
+    unknown_messages: int = 0
+    malformed_messages: int = 0
+    monotonic_ns: int = 0
+    name: str = ""
+    version: str = ""
+    build: str = ""
+    protocol: int = 0
+    leaving: bool = False
+    external_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one client may do, as in `nvshare.v1.Grant`. (generation, epoch, sequence) only grows."""
+
+    generation: int
+    epoch: int
+    sequence: int
+    may_launch: bool
+    resident_bytes: int
+    headroom_bytes: int
+    limit_bytes: int
+    window_us: int
+    wait: Wait
+    mode: Mode
+
+    @property
+    def ceiling_bytes(self) -> int:
+        """The largest footprint that this grant allows."""
+        return self.resident_bytes + self.headroom_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """One container's share of this GPU."""
+
+    id: str
+    name: str = ""
+    uid: int = -1
+    memory_limit_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One living process, as the relay names it, with what the relay's journal says about this GPU."""
+
+    allocation: str
+    client: str
+    pid: int
+    link: Link = Link.CONNECTED
+    journaled: bool = False  # the journal has an entry for this GPU
+    journal_resident_bytes: int = 0
+    journal_promised_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientReported:
+    """A report came in on the subject of this client."""
+
+    allocation: str
+    client: str
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReported:
+    """The relay's whole knowledge about this GPU: who is not in `peers` is dead."""
+
+    generation: int
+    sequence: int
+    allocations: tuple[Allocation, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """A user asks for a mode. UNSPECIFIED changes nothing and is answered too."""
+
+    request: str  # names the request in the answer; empty: nobody waits for one
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class QuantumChanged:
+    """A user asks for another quantum."""
+
+    request: str
+    quantum_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Bytes that the driver counts for one process, which may be dead."""
+
+    pid: int
+    used_bytes: int
+    alive: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySampled:
+    """What the driver says about the card's memory. `started_ns` is the time before the driver was asked."""
+
+    started_ns: int
+    total_bytes: int
+    used_bytes: int
+    processes: tuple[ProcessMemory, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """Time passed: a deadline of the arbiter is over."""
+
+
+Event = ClientReported | RelayReported | ModeChanged | QuantumChanged | MemorySampled | Ticked
+
+
+@dataclass(frozen=True, slots=True)
+class SendGrant:
+    """Publish this grant to this client."""
+
+    allocation: str
+    client: str
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class PublishEvent:
+    """Tell the other services and the log something worth a person's attention."""
+
+    kind: str
+    text: str
+    allocation: str = ""
+    client: str = ""
+    size_bytes: int = 0
+    duration_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a ModeChanged or QuantumChanged. `error` is one sentence; empty: done."""
+
+    request: str
+    error: str
+
+
+Command = SendGrant | PublishEvent | Answer

@@ -1,0 +1,219 @@
+"""Makes the plan of one GPU: decides everything anew from the state, and words it as grants.
+
+A client whose grant comes out different gets a new one in a new epoch; everybody else hears nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.admission import Admission, Room, admit, allocation_limit_bytes
+from nvshare.scheduler.clients import Client
+from nvshare.scheduler.deadlock import find_deadlock
+from nvshare.scheduler.model import Command, Grant, Link, Mode, PublishEvent, SendGrant, Wait
+from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.state import ArbiterState
+from nvshare.scheduler.turns import run_together, take_turns
+
+
+def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]:
+    """Gives the grants that changed, then what happened. Sets when the plan must be made again (`wake_ns`)."""
+    state.wake_ns = None
+    if state.blind:
+        return []
+    clients = [client for client in state.clients.values() if client.on_gpu]
+    events = _settle(state, clients, now_ns)
+    limits_bytes = _limits_bytes(state, clients, policy)
+    if state.mode == Mode.OFF:
+        _give_everything(state, clients, now_ns)
+    else:
+        events += _admit(state, clients, limits_bytes, now_ns, policy)
+    if state.mode == Mode.SERIAL:
+        turns = take_turns(state.turns, clients, state.settling, state.quantum_ns, now_ns, policy)
+        events += turns.events
+        state.wake_at(turns.wake_ns)
+    else:
+        run_together(state.turns, clients)
+    demands = _last_demands(clients, now_ns, policy)
+    grants: list[Command] = []
+    for client in clients:
+        if client.reachable:
+            window_us = _window_us(state, client, demands, now_ns, policy)
+            grant = _next_grant(state, client, limits_bytes[client.key], window_us)
+            if grant is not None:
+                client.sent(grant, now_ns)
+                grants.append(SendGrant(client.allocation, client.client, grant))
+    if grants:
+        state.plan_epoch += 1
+    return [*grants, *events]
+
+
+def repair(state: ArbiterState, client: Client, now_ns: int, policy: Policy) -> list[Command]:
+    """Sends the newest grant again to a client that has reported an older one, long enough after it was sent."""
+    grant, report = client.granted, client.report
+    if grant is None or report is None or not client.reachable:
+        return []
+    if (report.generation, report.epoch) == (grant.generation, grant.epoch):
+        return []
+    patience_ns = policy.resend_ns if report.generation == state.generation else policy.resend_unknown_ns
+    if now_ns - client.granted_ns < patience_ns:
+        return []
+    again = replace(grant, sequence=grant.sequence + 1)
+    client.sent(again, now_ns)
+    return [SendGrant(client.allocation, client.client, again)]
+
+
+def _settle(state: ArbiterState, clients: Sequence[Client], now_ns: int) -> list[PublishEvent]:
+    """After a restart: waits until those that live and are connected have spoken, or for long enough."""
+    if state.settle_until_ns is None:
+        return []
+    missing = [client for client in clients if client.link == Link.CONNECTED and not client.spoken]
+    if missing and now_ns < state.settle_until_ns:
+        state.wake_at(state.settle_until_ns)
+        return []
+    state.settle_until_ns = None
+    return [
+        PublishEvent(
+            "client-silent",
+            f"{client.client} lives and has not spoken since the scheduler started: is it stopped? It stays charged "
+            f"with {format_bytes(client.charge_bytes)}",
+            client.allocation,
+            client.client,
+            client.charge_bytes,
+        )
+        for client in clients
+        if not client.spoken
+    ]
+
+
+def _limits_bytes(state: ArbiterState, clients: Sequence[Client], policy: Policy) -> dict[str, int]:
+    """The largest footprint that each client may ever have, by its key: what the card has for one that is alone, and
+    what its allocation's limit leaves to it."""
+    limits_bytes = {}
+    for client in clients:
+        allowed = allocation_limit_bytes(client, clients, state.allocations.get(client.allocation))
+        card = state.card.lone_capacity_bytes(policy, client.overhead_bytes)
+        limits_bytes[client.key] = card if allowed is None else min(card, allowed)
+        if client.refused:
+            limits_bytes[client.key] = client.footprint_bytes
+    return limits_bytes
+
+
+def _give_everything(state: ArbiterState, clients: Sequence[Client], now_ns: int) -> None:
+    """Mode off: every client may have the card."""
+    for client in clients:
+        client.ceiling_bytes = state.card.total_bytes
+        client.memory_wait_ns = None
+        client.refused = False
+        client.admitted_ns = now_ns if client.admitted_ns is None else client.admitted_ns
+
+
+def _admit(
+    state: ArbiterState, clients: Sequence[Client], limits_bytes: dict[str, int], now_ns: int, policy: Policy
+) -> list[PublishEvent]:
+    """Decides the ceilings, and resolves a deadlock by a lower limit for its victim."""
+    capacity = state.capacity_bytes(policy)
+    room = Room(capacity, capacity - state.promised_bytes, clients, state.allocations)
+    admission = admit(room, limits_bytes, state.card.ghost_bytes, state.settling, now_ns, policy)
+    state.wake_at(admission.wake_ns)
+    victim = _deadlocked(state, clients, admission, now_ns, policy)
+    if victim is None:
+        return []
+    victim.refused = True
+    victim.memory_wait_ns = None
+    limits_bytes[victim.key] = victim.footprint_bytes
+    text = (
+        f"{victim.client} is refused {format_bytes(victim.wanted_bytes - victim.footprint_bytes)}: it has "
+        f"{format_bytes(victim.footprint_bytes)}, all clients together have "
+        f"{format_bytes(sum(client.footprint_bytes for client in clients))} of {format_bytes(capacity)}, every one "
+        "waits for more or is idle, and it is the youngest that waits"
+    )
+    return [PublishEvent("memory-refused", text, victim.allocation, victim.client, victim.wanted_bytes)]
+
+
+def _deadlocked(
+    state: ArbiterState, clients: Sequence[Client], admission: Admission, now_ns: int, policy: Policy
+) -> Client | None:
+    """Who must be refused now, because all have blocked each other for long enough."""
+    on_its_way = admission.reclaiming or state.card.ghosts or state.settling
+    later = any(client.admitted for client in admission.deferred)
+    found = None if on_its_way or later else find_deadlock(clients, admission.unserved, now_ns, policy)
+    if found is None or (found.victim.footprint_bytes == 0 and state.card.strangers):
+        state.deadlock_since_ns = None
+        return None
+    if state.deadlock_since_ns is None:
+        state.deadlock_since_ns = found.since_ns
+    due_ns = max(found.since_ns, state.deadlock_since_ns + policy.deadlock_ns)
+    if now_ns < due_ns:
+        state.wake_at(due_ns)
+        return None
+    state.deadlock_since_ns = None
+    return found.victim
+
+
+def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> list[tuple[int, Client]]:
+    """The two clients that wanted the GPU last, and when: for every client one of them is another one."""
+    demands = [
+        (now_ns if client.demand and not client.is_silent(now_ns, policy.silent_ns) else client.demanded_ns, client)
+        for client in clients
+        if client.demanded_ns is not None
+    ]
+    return heapq.nlargest(2, demands, key=lambda demand: demand[0])
+
+
+def _window_us(
+    state: ArbiterState, client: Client, demands: Sequence[tuple[int, Client]], now_ns: int, policy: Policy
+) -> int:
+    """How much work the client may have in flight: little when another wants the GPU, or did lately."""
+    if state.mode == Mode.OFF:
+        return 0
+    latest_ns = next((time_ns for time_ns, other in demands if other is not client), None)
+    if latest_ns is None or now_ns - latest_ns >= policy.contested_ns:
+        return policy.window_alone_us
+    state.wake_at(latest_ns + policy.contested_ns)
+    return policy.window_contested_us
+
+
+def _wait(state: ArbiterState, client: Client) -> Wait:
+    """Why the client may not launch, or not allocate."""
+    needs_memory = client.memory_wait_ns is not None
+    if needs_memory and client.report is not None and (client.report.allocation_waits or not client.can_run):
+        return Wait.SCHEDULER if state.settling and not client.admitted else Wait.MEMORY
+    if client.may_launch:
+        return Wait.NONE
+    return Wait.TURN if client.can_run else Wait.MEMORY
+
+
+def _next_grant(state: ArbiterState, client: Client, limit_bytes: int, window_us: int) -> Grant | None:
+    """The client's new grant. None: the one that it was sent last says the same."""
+    last = client.granted
+    wait = _wait(state, client)
+    limit_bytes = 0 if state.mode == Mode.OFF else max(1, limit_bytes)
+    same_ceiling = last is not None and last.ceiling_bytes == client.ceiling_bytes
+    if (
+        last is not None
+        and same_ceiling
+        and last.may_launch == client.may_launch
+        and last.limit_bytes == limit_bytes
+        and last.window_us == window_us
+        and last.wait == wait
+        and last.mode == state.mode
+    ):
+        return None
+    # Only the sum of the two limits the client, so growing within the headroom changes no grant.
+    resident_bytes = last.resident_bytes if last and same_ceiling else min(client.footprint_bytes, client.ceiling_bytes)
+    return Grant(
+        generation=state.generation,
+        epoch=last.epoch + 1 if last else 1,
+        sequence=1,
+        may_launch=client.may_launch,
+        resident_bytes=resident_bytes,
+        headroom_bytes=client.ceiling_bytes - resident_bytes,
+        limit_bytes=limit_bytes,
+        window_us=window_us,
+        wait=wait,
+        mode=state.mode,
+    )

@@ -1,0 +1,87 @@
+"""The numbers that the arbiter decides by, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+GIB = 1 << 30
+MILLISECOND_NS = 1_000_000
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of an arbiter. Times in ns, memory in bytes."""
+
+    protocol: int = 1
+    build: str = "unknown"
+
+    reserve_bytes: int = 256 * MIB
+    """Never promised: room for what the driver itself allocates while programs run."""
+
+    step_bytes: int = 64 * MIB
+    """Memory is promised in steps of this (design section 4: each step costs a round trip)."""
+
+    headroom_bytes: int = GIB
+    """The most headroom that a client gets when memory is plentiful."""
+
+    ghost_tolerance_bytes: int = 16 * MIB
+    """Less than this left of a dead client is the driver's own coming and going."""
+
+    loading_quiet_ns: int = SECOND_NS
+    """A client loads until it has not grown for so long."""
+
+    loading_limit_ns: int = 30 * SECOND_NS
+    """After so long a client that still grows is not waited for any more."""
+
+    deadlock_ns: int = 200 * MILLISECOND_NS
+    """A deadlock over memory is resolved when it has lasted for so long."""
+
+    no_progress_ns: int = SECOND_NS
+    """A client that waits for memory and has launched nothing for so long does not run."""
+
+    idle_for_good_ns: int = 30 * SECOND_NS
+    """A client that wanted nothing for so long is not expected to free memory."""
+
+    settle_ns: int = 1500 * MILLISECOND_NS
+    """After a restart living clients have so long to speak (they report once a second)."""
+
+    silent_ns: int = 3 * SECOND_NS
+    """A connected client that misses three reports is stopped."""
+
+    drain_limit_ns: int = 30 * SECOND_NS
+    """A revoked client that never says that it is quiet counts as stuck."""
+
+    neighbour_active_ns: int = 10 * SECOND_NS
+    """An idle holder gives its lock up when another client wanted the GPU in this time."""
+
+    resend_ns: int = 200 * MILLISECOND_NS
+    """A grant is sent again to a client that reports an older one so long after."""
+
+    resend_unknown_ns: int = 20 * MILLISECOND_NS
+    """The same for a client that reports no grant of this generation."""
+
+    contested_ns: int = SECOND_NS
+    """The window stays small for so long after another client wanted the GPU."""
+
+    window_alone_us: int = 20_000
+    window_contested_us: int = 4_000
+
+    clock_difference_ns: int = SECOND_NS
+    """A client whose clock differs by more cannot follow slots."""
+
+    early_report_ns: int = 2 * SECOND_NS
+    """A report may overtake the relay's word about its sender by so much."""
+
+    early_reports: int = 256
+    """So many such reports are kept."""
+
+    shortest_quantum_ns: int = 10 * MILLISECOND_NS
+    longest_quantum_ns: int = 3600 * SECOND_NS
+
+    sample_ns: int = SECOND_NS
+    sample_after_death_ns: int = 5 * MILLISECOND_NS
+    sample_with_ghosts_ns: int = 100 * MILLISECOND_NS
+    death_watch_ns: int = 2 * SECOND_NS
+    """How often the card's memory is read: always, this long after a death, and while dead clients hold memory."""

@@ -1,0 +1,108 @@
+"""Who is on the GPU: takes over what clients and the relay say. Every message is treated as hostile.
+
+The relay's word decides who lives. A client's word counts for itself alone: its identity is the subject that the
+server checked, so a lie about its own state harms only its own share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.clients import Client, key_of
+from nvshare.scheduler.model import ClientReported, PublishEvent, RelayReported, Report
+from nvshare.scheduler.policy import SECOND_NS, Policy
+from nvshare.scheduler.state import ArbiterState, EarlyReport
+
+
+def take_report(state: ArbiterState, event: ClientReported, now_ns: int, policy: Policy) -> list[PublishEvent]:
+    """Takes over a client's report, or counts why not. Gives what is worth telling."""
+    report = event.report
+    client = state.clients.get(key_of(event.allocation, event.client))
+    if client is None:
+        _keep_early(state, event, now_ns, policy)
+        return []
+    if abs(report.protocol - policy.protocol) > 1:
+        state.refused_reports += 1
+        text = f"speaks protocol {report.protocol}, this scheduler {policy.protocol}: update the older of the two"
+        return _once(client, "protocol-differs", text)
+    if client.report is not None and report.sequence <= client.report.sequence:
+        state.stale_reports += 1
+        return []
+    if report.generation == state.generation and (client.granted is None or report.epoch > client.granted.epoch):
+        state.refused_reports += 1
+        return []
+    events = [] if client.spoken else _once(client, "client-joined", f"joined: {report.name}, build {report.build}")
+    client.heard(_bounded(report, state.card.total_bytes), state.generation, now_ns)
+    if abs(report.monotonic_ns - now_ns) > policy.clock_difference_ns:
+        seconds = abs(report.monotonic_ns - now_ns) / SECOND_NS
+        events += _once(
+            client, "clock-mismatch", f"has a clock that differs by {seconds:.1f} s: is it on another host?"
+        )
+    if report.build != policy.build:
+        events += _once(client, "build-differs", f"has build {report.build}, this scheduler has {policy.build}")
+    return events
+
+
+def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, policy: Policy) -> list[PublishEvent]:
+    """Takes over who lives and which allocations there are. Gives what is worth telling."""
+    if (event.generation, event.sequence) <= (state.relay_generation, state.relay_sequence):
+        state.stale_reports += 1
+        return []
+    if state.relay_known_ns is None:
+        state.relay_known_ns = now_ns
+        state.settle_until_ns = now_ns + policy.settle_ns
+    state.relay_generation, state.relay_sequence, state.relay_heard_ns = event.generation, event.sequence, now_ns
+    state.allocations = {allocation.id: allocation for allocation in event.allocations}
+    living = {key_of(peer.allocation, peer.client): peer for peer in event.peers}
+    events: list[PublishEvent] = []
+    for key in [key for key in state.clients if key not in living]:
+        client = state.clients.pop(key)
+        if client.on_gpu:
+            state.card.died(client, now_ns)
+            text = f"{client.client} ended with {format_bytes(client.footprint_bytes)} on the card"
+            events.append(PublishEvent("client-gone", text, client.allocation, client.client, client.footprint_bytes))
+    for key, peer in living.items():
+        if key not in state.clients:
+            state.registrations += 1
+            state.clients[key] = Client(key, peer.allocation, peer.client, peer.pid, state.registrations)
+        state.clients[key].heard_of(peer, now_ns)
+    for key in [key for key in state.early if key in living]:
+        events += take_report(state, state.early.pop(key).reported, now_ns, policy)
+    _drop_old_early(state, now_ns, policy)
+    return events
+
+
+def _keep_early(state: ArbiterState, event: ClientReported, now_ns: int, policy: Policy) -> None:
+    """A report may overtake the relay's word about its sender: the newest is kept until the relay speaks."""
+    _drop_old_early(state, now_ns, policy)
+    key = key_of(event.allocation, event.client)
+    kept = state.early.get(key)
+    if kept is None and len(state.early) >= policy.early_reports:
+        state.refused_reports += 1
+    elif kept is None or event.report.sequence > kept.reported.report.sequence:
+        state.early[key] = EarlyReport(event, kept.came_ns if kept else now_ns)
+
+
+def _drop_old_early(state: ArbiterState, now_ns: int, policy: Policy) -> None:
+    for key in [key for key, kept in state.early.items() if now_ns - kept.came_ns > policy.early_report_ns]:
+        del state.early[key]
+        state.refused_reports += 1
+
+
+def _bounded(report: Report, total_bytes: int) -> Report:
+    """No client has, or can have, more than the card: a lie must not make sums meaningless."""
+    return replace(
+        report,
+        footprint_bytes=min(report.footprint_bytes, total_bytes),
+        resident_bytes=min(report.resident_bytes, total_bytes),
+        wanted_bytes=min(report.wanted_bytes, total_bytes),
+        external_bytes=min(report.external_bytes, total_bytes),
+    )
+
+
+def _once(client: Client, kind: str, text: str) -> list[PublishEvent]:
+    if kind in client.told:
+        return []
+    client.told.add(kind)
+    return [PublishEvent(kind, f"{client.client} {text}", client.allocation, client.client)]

@@ -1,0 +1,51 @@
+"""What users may change while everything runs: the mode of a GPU and its quantum."""
+
+from __future__ import annotations
+
+from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.model import Answer, Mode, ModeChanged, PublishEvent, QuantumChanged
+from nvshare.scheduler.policy import SECOND_NS, Policy
+from nvshare.scheduler.state import ArbiterState
+
+
+def change_mode(state: ArbiterState, event: ModeChanged, policy: Policy) -> list[Answer | PublishEvent]:
+    """Changes the mode, unless more than fits would lose its protection."""
+    if event.mode in (Mode.UNSPECIFIED, state.mode):
+        return [Answer(event.request, "")]
+    if event.mode == Mode.OFF and (refusal := _too_much_for_off(state, policy)):
+        return [Answer(event.request, refusal)]
+    if state.mode == Mode.OFF:
+        # Everybody could have the whole card: what is not used is taken back.
+        for client in state.clients.values():
+            client.ceiling_bytes = client.footprint_bytes
+    text = f"mode of {state.gpu} changed from {state.mode.name.lower()} to {event.mode.name.lower()}"
+    state.mode = event.mode
+    return [Answer(event.request, ""), PublishEvent("mode-changed", text)]
+
+
+def change_quantum(state: ArbiterState, event: QuantumChanged, policy: Policy) -> list[Answer | PublishEvent]:
+    """Changes the quantum, within bounds. The new one counts for the turn that runs, too."""
+    shortest, longest = policy.shortest_quantum_ns, policy.longest_quantum_ns
+    if not shortest <= event.quantum_ns <= longest:
+        bounds = f"{shortest / SECOND_NS:g} and {longest / SECOND_NS:g} seconds"
+        return [Answer(event.request, f"the quantum must be between {bounds}, not {event.quantum_ns / SECOND_NS:g}")]
+    if event.quantum_ns == state.quantum_ns:
+        return [Answer(event.request, "")]
+    state.quantum_ns = event.quantum_ns
+    text = f"quantum of {state.gpu} changed to {event.quantum_ns / SECOND_NS:g} s"
+    return [Answer(event.request, ""), PublishEvent("quantum-changed", text, duration_ns=event.quantum_ns)]
+
+
+def _too_much_for_off(state: ArbiterState, policy: Policy) -> str:
+    """One sentence with the sums when the clients have and want more than fits; else empty."""
+    used = sum(client.footprint_bytes for client in state.clients.values())
+    wished = sum(client.wanted_bytes for client in state.clients.values()) - used
+    ghosts = state.card.ghost_bytes
+    capacity = state.capacity_bytes(policy)
+    if used + wished + ghosts <= capacity:
+        return ""
+    return (
+        f"cannot switch sharing off on {state.gpu}: its clients have {format_bytes(used)} and want "
+        f"{format_bytes(wished)} more, ended ones still hold {format_bytes(ghosts)}, in all "
+        f"{format_bytes(used + wished + ghosts)}, and {format_bytes(capacity)} fit: end a program first"
+    )

@@ -1,0 +1,120 @@
+"""What an arbiter knows, for people: the answer to the verb `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.clients import Client
+from nvshare.scheduler.device_memory import Gpu
+from nvshare.scheduler.model import ClientState, Link, Wait
+from nvshare.scheduler.policy import SECOND_NS, Policy
+from nvshare.scheduler.state import ArbiterState
+from nvshare.v1 import client_pb2, control_pb2, node_pb2
+
+
+def gpu_status(gpu: Gpu, state: ArbiterState, now_ns: int, policy: Policy) -> control_pb2.GpuStatus:
+    """One GPU with its clients and its problems."""
+    clients = [client for client in state.clients.values() if client.on_gpu]
+    holders = [
+        control_pb2.MemoryHolder(pid=ghost.pid, client=ghost.client.partition("/")[2], bytes=ghost.size_bytes)
+        for ghost in state.card.ghosts
+    ]
+    holders += [
+        control_pb2.MemoryHolder(pid=stranger.pid, bytes=stranger.size_bytes) for stranger in state.card.strangers
+    ]
+    return control_pb2.GpuStatus(
+        uuid=gpu.uuid,
+        index=gpu.index,
+        name=gpu.name,
+        mode=client_pb2.Mode.Name(state.mode),
+        capacity_bytes=state.capacity_bytes(policy),
+        promised_bytes=state.promised_bytes,
+        total_bytes=state.card.total_bytes,
+        used_bytes=state.card.used_bytes,
+        quantum_us=state.quantum_ns // 1000,
+        generation=state.generation,
+        epoch=state.plan_epoch,
+        clients=[_client_status(client, state, now_ns) for client in clients],
+        problems=list(_problems(state, clients, now_ns, policy)),
+        holders=holders,
+    )
+
+
+def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_pb2.ClientStatus:
+    allocation = state.allocations.get(client.allocation)
+    wait, since_ns = _waits(client, state)
+    status = control_pb2.ClientStatus(
+        allocation=client.allocation,
+        client=client.client,
+        pid=client.pid,
+        state=client_pb2.ClientState.Name(client.state),
+        link=node_pb2.Link.Name(client.link),
+        may_launch=client.granted is not None and client.granted.may_launch,
+        wait=client_pb2.Wait.Name(wait),
+        wait_us=max(0, now_ns - since_ns) // 1000 if since_ns is not None else 0,
+        headroom_bytes=max(0, client.ceiling_bytes - client.footprint_bytes),
+        uid=allocation.uid if allocation else -1,
+        promised_bytes=client.charge_bytes,
+    )
+    report = client.report
+    if report is not None:
+        status.name = report.name
+        status.footprint_bytes = report.footprint_bytes
+        status.resident_bytes = report.resident_bytes
+        status.wanted_bytes = report.wanted_bytes
+        status.hand_overs = report.hand_overs
+        status.busy_permille = report.busy_permille
+        status.drain_us = report.drain_us
+        status.longest_work_us = report.longest_work_us
+        status.window_us = report.window_us
+        status.launches = report.launches
+        status.version = report.version
+        status.build = report.build
+        status.protocol = report.protocol
+        status.unknown_messages = report.unknown_messages
+        status.malformed_messages = report.malformed_messages
+        status.report_age_us = max(0, now_ns - client.reported_ns) // 1000
+        status.gate_wait_us = report.gate_wait_us
+        status.allocation_wait_us = report.allocation_wait_us
+        status.busy_us = report.busy_us
+    return status
+
+
+def _waits(client: Client, state: ArbiterState) -> tuple[Wait, int | None]:
+    """What the client waits for now, and since when. Who wants nothing waits for nothing."""
+    if client.granted is None:
+        return Wait.SCHEDULER, client.reported_ns if client.spoken else state.relay_heard_ns
+    if client.memory_wait_ns is not None:
+        return client.granted.wait, client.memory_wait_ns
+    if client.demand and not client.granted.may_launch:
+        return client.granted.wait, client.turn_wait_ns
+    return Wait.NONE, None
+
+
+def _problems(state: ArbiterState, clients: list[Client], now_ns: int, policy: Policy) -> Iterator[str]:
+    """One sentence for each thing that somebody should look at."""
+    if state.relay_heard_ns is None:
+        yield "the relay has not spoken yet: nothing is promised"
+    elif now_ns - state.relay_heard_ns > policy.silent_ns:
+        yield f"the relay has not spoken for {(now_ns - state.relay_heard_ns) // SECOND_NS} s: is it running?"
+    for client in clients:
+        if client.state == ClientState.STUCK or "client-stuck" in client.told:
+            yield f"{client.client} is stuck: its work in flight does not end; others take their turns without it"
+        elif not client.spoken and not state.settling:
+            yield f"{client.client} lives and has not spoken since the scheduler started; its memory stays promised"
+        elif client.is_silent(now_ns, policy.silent_ns):
+            yield f"{client.client} does not report: is it stopped? Its memory stays on the card"
+        elif client.link == Link.DISCONNECTED:
+            yield f"{client.client} has lost the relay and runs on under its last grant"
+        if client.refused:
+            yield f"{client.client} was refused {format_bytes(client.wanted_bytes)}: all others wait or are idle"
+        if "protocol-differs" in client.told:
+            yield f"{client.client} speaks another protocol and is not served: update the older of the two"
+    for ghost in state.card.ghosts:
+        name = ghost.client.partition("/")[2] or f"process {ghost.pid}"
+        yield f"{name} has ended and {format_bytes(ghost.size_bytes)} of its memory are still on the card"
+    for stranger in state.card.strangers:
+        yield f"process {stranger.pid} has {format_bytes(stranger.size_bytes)} on the card without nvshare"
+    if state.refused_reports:
+        yield f"{state.refused_reports} reports were refused: of unknown clients, or impossible"
