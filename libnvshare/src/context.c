@@ -34,7 +34,7 @@ static void nvs_context_ended(CUcontext context) {
 NVS_CONTEXT_END(cuCtxDestroy)
 NVS_CONTEXT_END(cuCtxDestroy_v2)
 
-#define NVS_CONTEXT_BEGIN(name, context, params, args)                                                                           \
+#define NVS_CONTEXT_USE(name, context, params, args)                                                                           \
     NVS_EXPORT CUresult name params {                                                                                            \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
             return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
@@ -44,17 +44,35 @@ NVS_CONTEXT_END(cuCtxDestroy_v2)
         return result;                                                                                                           \
     }
 
-NVS_CONTEXT_BEGIN(cuCtxCreate, *pctx, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
-NVS_CONTEXT_BEGIN(cuCtxCreate_v2, *pctx, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
-NVS_CONTEXT_BEGIN(cuCtxCreate_v3, *pctx,
+// A context takes memory of its own on the card: the process is a client from then on, and not a stranger on it.
+static void nvs_context_made(CUcontext context, CUdevice ordinal) {
+    struct nvs_device *device = nvs_device_of_ordinal(ordinal);
+    nvs_device_context_seen(context);
+    if (device != NULL)
+        nvs_device_use(device);
+}
+
+#define NVS_CONTEXT_MAKE(name, params, args)                                                                                     \
+    NVS_EXPORT CUresult name params {                                                                                            \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
+        CUresult result = nvs_real.name args;                                                                                    \
+        if (result == CUDA_SUCCESS)                                                                                              \
+            nvs_context_made(*pctx, dev);                                                                                        \
+        return result;                                                                                                           \
+    }
+
+NVS_CONTEXT_MAKE(cuCtxCreate, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
+NVS_CONTEXT_MAKE(cuCtxCreate_v2, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
+NVS_CONTEXT_MAKE(cuCtxCreate_v3,
                   (CUcontext * pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev),
                   (pctx, paramsArray, numParams, flags, dev))
-NVS_CONTEXT_BEGIN(cuCtxCreate_v4, *pctx,
+NVS_CONTEXT_MAKE(cuCtxCreate_v4,
                   (CUcontext * pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev),
                   (pctx, ctxCreateParams, flags, dev))
-NVS_CONTEXT_BEGIN(cuCtxSetCurrent, ctx, (CUcontext ctx), (ctx))
-NVS_CONTEXT_BEGIN(cuCtxPushCurrent, ctx, (CUcontext ctx), (ctx))
-NVS_CONTEXT_BEGIN(cuCtxPushCurrent_v2, ctx, (CUcontext ctx), (ctx))
+NVS_CONTEXT_USE(cuCtxSetCurrent, ctx, (CUcontext ctx), (ctx))
+NVS_CONTEXT_USE(cuCtxPushCurrent, ctx, (CUcontext ctx), (ctx))
+NVS_CONTEXT_USE(cuCtxPushCurrent_v2, ctx, (CUcontext ctx), (ctx))
 
 // The device's primary context while it is active, with no use of it added; NULL otherwise.
 static CUcontext nvs_primary_context(CUdevice device) {
@@ -75,8 +93,10 @@ NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
         return CUDA_ERROR_NOT_INITIALIZED;
     CUresult result = nvs_real.cuDevicePrimaryCtxRetain(pctx, dev);
     struct nvs_device *device = nvs_device_of_ordinal(dev);
-    if (result == CUDA_SUCCESS && pctx != NULL && device != NULL)
+    if (result == CUDA_SUCCESS && pctx != NULL && device != NULL) {
         atomic_store_explicit(&device->primary_context, *pctx, memory_order_release);
+        nvs_context_made(*pctx, dev);
+    }
     return result;
 }
 

@@ -52,7 +52,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
     device->drain_aimed = false;
-    device->launches_seen = device->launched_ns = device->drain_ns = device->drain_started_ns = 0;
+    device->launches_seen = device->active_ns = device->drain_ns = device->drain_started_ns = 0;
 }
 
 static void nvs_uuid_text(const CUuuid *uuid, char text[NVS_GPU_SIZE]) {

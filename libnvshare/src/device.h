@@ -66,7 +66,7 @@ struct nvs_device {
     bool drain_aimed;              // every stream knows how far it must come
     uint64_t drain_ns;
     uint64_t launches_seen;        // at the last look for demand
-    uint64_t launched_ns;          // when they last grew
+    uint64_t active_ns;            // when work was last seen, launched or in flight
     uint64_t busy_reported_ns;
     uint64_t longest_reported_ns;
     uint64_t reported_ns;

@@ -105,7 +105,7 @@ static bool nvs_drain_step(struct nvs_device *device, uint64_t now_ns) {
     pthread_mutex_lock(&device->lock);
     device->drain_ns = now_ns - device->drain_started_ns;
     device->state = NVS_CLIENT_STATE_WAITING;
-    device->demand = device->gate_waiters > 0 || device->memory_waiters > 0;
+    device->demand = device->gate_waiters > 0;
     pthread_mutex_unlock(&device->lock);
     nvs_control_poke((size_t)device->ordinal);
     return true;
@@ -147,13 +147,13 @@ static void nvs_apply_grant(size_t index, const nvs_grant *grant) {
 // Whether the program still wants the GPU; returns when to look again.
 static uint64_t nvs_look(struct nvs_device *device, uint64_t now_ns) {
     uint64_t launches = nvs_device_launches(device);
-    if (launches != device->launches_seen) {
+    if (launches != device->launches_seen || !nvs_settle(device)) {
         device->launches_seen = launches;
-        device->launched_ns = now_ns;
+        device->active_ns = now_ns; // idle is who has nothing in flight: a program that waits for its own work is not
     }
     bool contested = nvs_contested(device);
     uint64_t idle_ns = contested ? NVS_IDLE_CONTESTED_NS : NVS_IDLE_NS;
-    bool quiet = now_ns - device->launched_ns >= idle_ns && nvs_settle(device);
+    bool quiet = now_ns - device->active_ns >= idle_ns;
     if (quiet) {
         nvs_set_idle(device);
         nvs_thread_barrier(); // a call is seen below, or sees the flag and wakes this thread
@@ -161,7 +161,7 @@ static uint64_t nvs_look(struct nvs_device *device, uint64_t now_ns) {
                 nvs_device_launches(device) == device->launches_seen;
     }
     pthread_mutex_lock(&device->lock);
-    bool demand = !quiet || device->gate_waiters > 0 || device->memory_waiters > 0;
+    bool demand = !quiet || device->gate_waiters > 0;
     bool changed = demand != device->demand;
     device->demand = demand;
     pthread_mutex_unlock(&device->lock);
@@ -207,7 +207,7 @@ static uint64_t nvs_device_tick(struct nvs_device *device, uint64_t now_ns) {
     }
     if (device->state != NVS_CLIENT_STATE_RUNNING) {
         pthread_mutex_lock(&device->lock);
-        device->demand = device->gate_waiters > 0 || device->memory_waiters > 0;
+        device->demand = device->gate_waiters > 0;
         pthread_mutex_unlock(&device->lock);
         return device->grant.generation == 0 ? nvs_without_relay(device, now_ns) : NVS_CONTROL_NEVER_NS;
     }
@@ -259,7 +259,7 @@ static bool nvs_fill_report(size_t index, nvs_report *report) {
     report->generation = device->grant.generation;
     report->epoch = device->grant.epoch;
     report->state = (int32_t)device->state;
-    report->demand = device->demand || device->gate_waiters > 0 || device->memory_waiters > 0;
+    report->demand = device->demand || device->gate_waiters > 0;
     report->footprint_bytes = report->resident_bytes = device->reported_bytes = device->footprint_bytes;
     report->allocation_waits = device->memory_waiters > 0;
     report->wanted_bytes = report->allocation_waits ? device->footprint_bytes + device->waiting_bytes : 0;

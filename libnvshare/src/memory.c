@@ -13,9 +13,15 @@
 #define NVS_PITCH_BYTES 512u
 
 static struct nvs_device *nvs_memory_device(CUcontext *context) {
-    if (!nvs_library_start() || nvs_thread_join() == NULL)
+    if (!nvs_library_start() || nvs_thread_join() == NULL || nvs_thread_self->allocates)
         return NULL;
     return nvs_device_current(context);
+}
+
+// Sets or clears the mark of a thread that is in the driver for memory: what the driver itself allocates there is counted once.
+static void nvs_memory_inside(bool inside) {
+    if (nvs_thread_self != NULL)
+        nvs_thread_self->allocates = inside;
 }
 
 // Reserves, allocates by `allocate` (an expression that gives a CUresult), and remembers the result under `key`.
@@ -24,7 +30,9 @@ static struct nvs_device *nvs_memory_device(CUcontext *context) {
         CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                           \
         if (nvs_result != CUDA_SUCCESS)                                                                                          \
             return nvs_result;                                                                                                   \
+        nvs_memory_inside(true);                                                                                                 \
         nvs_result = (allocate);                                                                                                 \
+        nvs_memory_inside(false);                                                                                                \
         if (nvs_result == CUDA_SUCCESS)                                                                                          \
             nvs_footprint_add((device), (context), (uint64_t)(key), (size));                                                     \
         else                                                                                                                     \
@@ -90,10 +98,10 @@ NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync_ptsz, NVS_OWN(hStream),
 NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop,
                                 unsigned long long flags) {
     struct nvs_device *device = NULL;
-    (void)nvs_memory_device(NULL);
+    bool outermost = nvs_library_start() && nvs_thread_join() != NULL && !nvs_thread_self->allocates;
     if (nvs_real.cuMemCreate == NULL)
         return CUDA_ERROR_NOT_SUPPORTED;
-    if (prop != NULL && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE) // host memory is not on the card
+    if (outermost && prop != NULL && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE) // host memory is not on the card
         device = nvs_device_of_ordinal(prop->location.id);
     if (device == NULL || handle == NULL || size == 0)
         return nvs_real.cuMemCreate(handle, size, prop, flags);

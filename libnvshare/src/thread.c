@@ -66,6 +66,7 @@ struct nvs_thread *nvs_thread_join(void) {
     }
     thread->context = NULL;
     thread->device = -1;
+    thread->allocates = false;
     memset(thread->streams, 0, sizeof(thread->streams));
     if (pthread_setspecific(nvs_thread_key, thread) != 0)
         nvs_log_once(NVS_LOG_WARN, "a thread's record is not reused when it ends: pthread_setspecific failed");

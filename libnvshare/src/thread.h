@@ -34,6 +34,7 @@ struct nvs_thread {
     CUcontext context; // whose device is `device`
     uint64_t context_epoch;
     int device;
+    bool allocates; // it is in the driver for memory
 };
 
 #define NVS_LAUNCH_CALL(device) (1u << (device))

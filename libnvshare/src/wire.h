@@ -11,8 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The version of the contract that this library speaks (docs/protocol.md).
+// The version of the contract that this library speaks (docs/protocol.md). Tests build libraries of the versions beside it.
+#ifndef NVS_PROTOCOL
 #define NVS_PROTOCOL 1u
+#endif
 
 // Enough for every Report and every Grant.
 #define NVS_WIRE_MESSAGE_MAX_BYTES 1024u

@@ -219,6 +219,10 @@ class Program:
         words: dict[str, Any] = json.loads(line)
         return words
 
+    def spoke(self) -> bool:
+        """True if it has said something that was not asked for yet."""
+        return not self._lines.empty()
+
     def silent(self, seconds: float) -> bool:
         """True if it says nothing for so long."""
         try:
@@ -318,7 +322,7 @@ def build(source: Path, folder: Path, **options: str) -> Path:
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built C programs and their libraries."""
-    return build(PROGRAMS, tmp_path_factory.mktemp("programs"))
+    return build(PROGRAMS, tmp_path_factory.mktemp("programs"), EMULATOR=str(library_directory()))
 
 
 @pytest.fixture(scope="session")

@@ -6,25 +6,12 @@ from libnvshare.tests.data.conftest import Run, ScriptedRelay
 
 MS = 1_000_000
 
-# Launches kernels of `length_ns` for `seconds`, and notes for each launch when it returned.
-LOOP = """
-    def loop(gpu, length_ns, seconds):
-        returned = []
-        until_ns = now_ns() + int(seconds * 1e9)
-        while now_ns() < until_ns:
-            gpu.spin(length_ns)
-            returned.append(now_ns())
-        return returned
-"""
-
-
 @pytest.mark.parametrize("length_us", [100, 1000, 8000, 50_000])
 def test_a9_work_in_flight_is_bounded_in_time(length_us: int, relay: ScriptedRelay, run: Run) -> None:
     program = run(
         f"""
-        {LOOP}
         gpu = Gpu()
-        returned = loop(gpu, {length_us} * 1000, 0.6)
+        returned = gpu.spin_for({length_us} * 1000, 0.6)
         said_ns = now_ns()
         gpu.synchronize()
         say(last_ns=returned[-1], end_ns=turns()[-1][1], launches=len(returned))
@@ -42,33 +29,31 @@ def test_a9_work_in_flight_is_bounded_in_time(length_us: int, relay: ScriptedRel
 
 def test_a9_the_card_never_runs_dry_within_the_window(relay: ScriptedRelay, run: Run) -> None:
     program = run(
-        f"""
-        {LOOP}
+        """
         gpu = Gpu()
-        loop(gpu, 200_000, 0.3)
+        gpu.spin_for(200_000, 0.3)
         begin_ns = now_ns()
-        loop(gpu, 200_000, 1)
+        gpu.spin_for(200_000, 1)
         end_ns = now_ns()
         gpu.synchronize()
         busy_ns = sum(min(end, end_ns) - max(start, begin_ns) for start, end in turns(begin_ns) if start < end_ns)
         say(share=busy_ns / (end_ns - begin_ns))
         """
     )
-    relay.client_with_plan(window_us=5000)
+    relay.client_with_plan()
     assert program.said()["share"] > 0.97
     program.end()
 
 
 def test_e2_one_launch_of_two_seconds_does_not_shrink_the_window(relay: ScriptedRelay, run: Run) -> None:
     program = run(
-        f"""
-        {LOOP}
+        """
         gpu = Gpu()
-        before = len(loop(gpu, 100_000, 0.5))
+        before = len(gpu.spin_for(100_000, 0.5))
         gpu.spin(2000 * MS)
         gpu.synchronize()
-        first = len(loop(gpu, 100_000, 0.5))
-        second = len(loop(gpu, 100_000, 0.5))
+        first = len(gpu.spin_for(100_000, 0.5))
+        second = len(gpu.spin_for(100_000, 0.5))
         gpu.synchronize()
         say(before=before, first=first, second=second)
         """
@@ -82,11 +67,10 @@ def test_e2_one_launch_of_two_seconds_does_not_shrink_the_window(relay: Scripted
 
 def test_a_phase_of_long_kernels_is_noticed_by_the_window(relay: ScriptedRelay, run: Run) -> None:
     program = run(
-        f"""
-        {LOOP}
+        """
         gpu = Gpu()
-        loop(gpu, 500_000, 0.3)
-        loop(gpu, 20 * MS, 1.5)
+        gpu.spin_for(500_000, 0.3)
+        gpu.spin_for(20 * MS, 1.5)
         last_ns = now_ns()
         gpu.synchronize()
         say(in_flight_ns=turns()[-1][1] - last_ns)
@@ -99,15 +83,14 @@ def test_a_phase_of_long_kernels_is_noticed_by_the_window(relay: ScriptedRelay, 
 
 def test_launches_keep_to_their_slots(relay: ScriptedRelay, run: Run) -> None:
     program = run(
-        f"""
-        {LOOP}
+        """
         gpu = Gpu()
         gpu.spin(MS)
         gpu.synchronize()
         say(now_ns=now_ns())
         hear()
         begin_ns = now_ns()
-        loop(gpu, MS // 2, 1)
+        gpu.spin_for(MS // 2, 1)
         gpu.synchronize()
         say(turns=turns(begin_ns))
         """

@@ -1,5 +1,6 @@
 """Where the preload library is: `library_path()`."""
 
+import os
 from pathlib import Path
 
 __all__ = ["library_path"]
@@ -8,10 +9,16 @@ _NAME = "libnvshare.so"
 
 
 def library_path() -> Path:
-    """The path of libnvshare.so: beside this module in an installation, in the build folder of a source tree otherwise.
+    """The path of libnvshare.so: what NVSHARE_LIBRARY names, else beside this module in an installation, else in the
+    build folder of a source tree.
 
-    Raises FileNotFoundError, saying what to do, if it was not built.
+    Raises FileNotFoundError, saying what to do, if it is not there.
     """
+    chosen = os.environ.get("NVSHARE_LIBRARY")
+    if chosen:
+        if not Path(chosen).is_file():
+            raise FileNotFoundError(f"NVSHARE_LIBRARY names {chosen}, which is no file")
+        return Path(chosen).absolute()
     here = Path(__file__).resolve()
     installed = here.parent / _NAME
     built = here.parents[4] / "build" / "libnvshare" / _NAME

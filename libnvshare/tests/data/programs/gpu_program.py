@@ -84,6 +84,15 @@ class Gpu:
         """A kernel that takes this long."""
         self.launch("spin", duration_ns, stream=stream)
 
+    def spin_for(self, length_ns: int, seconds: float) -> list[int]:
+        """Launches kernels of this length, one after another; returns when each launch came back."""
+        returned = []
+        until_ns = now_ns() + int(seconds * 1e9)
+        while now_ns() < until_ns:
+            self.spin(length_ns)
+            returned.append(now_ns())
+        return returned
+
     def synchronize(self) -> None:
         ok(driver.cuCtxSynchronize())
 

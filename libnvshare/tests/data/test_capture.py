@@ -1,0 +1,157 @@
+"""Stream capture: the program's captures stay valid whatever our own marks do."""
+
+import pytest
+
+from libnvshare.tests.data.conftest import Run, ScriptedRelay
+
+MODES = ["GLOBAL", "THREAD_LOCAL", "RELAXED"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_captures_stay_valid_beside_launches_and_marks(mode: str, relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+        import threading
+        gpu = Gpu()
+        words = 1024
+        block = gpu.allocate(4 * words)
+        stop = threading.Event()
+
+        def beside():  # launches and their marks, on another thread and stream
+            gpu.use()
+            stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+            while not stop.is_set():
+                gpu.spin(MS // 10, stream)
+            while error_of(driver.cuStreamQuery(stream)) != "CUDA_SUCCESS":
+                pass
+
+        neighbour = threading.Thread(target=beside)
+        neighbour.start()
+        stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        for turn in range(1, 40):
+            gpu.spin(MS // 20, stream)
+            ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_{mode}))
+            for value in range(20):
+                gpu.launch("fill", block, words, 1, turn * 100 + value, 1000, stream=stream)
+            graph = ok(driver.cuStreamEndCapture(stream))
+            assert len(ok(driver.cuGraphGetNodes(graph, 64))[0]) == 20  # none of ours is in it
+            exec = ok(driver.cuGraphInstantiate(graph, 0))
+            ok(driver.cuGraphLaunch(exec, stream))
+        stop.set()
+        neighbour.join()
+        ok(driver.cuStreamSynchronize(stream))
+        say(right=gpu.read(block, 4 * words) == (39 * 100 + 19).to_bytes(4, "little") * words)
+        """
+    )
+    client = relay.client_with_plan(window_us=2000)
+    while program.process.poll() is None and not program.spoke():
+        epoch = client.grant(slot_length_us=4000, period_us=5000, window_us=2000)  # opens and closes all the time
+        client.report_where(lambda report, epoch=epoch: report.epoch == epoch)  # type: ignore[misc]
+    assert program.said() == {"right": True}
+    program.end()
+
+
+def test_a_launch_that_is_only_captured_passes_a_closed_gate_and_is_no_launch(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        gpu.spin(MS)
+        gpu.synchronize()
+        say(ready=True)
+        hear()
+        stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+        for _ in range(10):
+            gpu.spin(MS, stream)
+        exec = ok(driver.cuGraphInstantiate(ok(driver.cuStreamEndCapture(stream)), 0))
+        say(captured=True)
+        ok(driver.cuGraphLaunch(exec, stream))
+        ok(driver.cuStreamSynchronize(stream))
+        say(replayed=True)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    client.revoke()
+    program.tell()
+    assert program.said() == {"captured": True}
+    assert program.silent(0.1)
+    client.grant()
+    assert program.said() == {"replayed": True}
+    client.report_where(lambda report: report.launches == 2)
+    program.tell()
+    program.end()
+
+
+def test_a_drain_after_a_capture_on_the_per_thread_stream_ends(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        own = driver.CU_STREAM_PER_THREAD
+        gpu.spin(MS, own)
+        ok(driver.cuStreamBeginCapture(own, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+        gpu.spin(MS, own)
+        ok(driver.cuStreamEndCapture(own))
+        say(ready=True)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    assert client.revoke().drain_us < 100_000
+    program.tell()
+    program.end()
+
+
+def test_the_legacy_stream_may_be_used_beside_a_capture_of_a_non_blocking_one(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+        for _ in range(100):
+            gpu.spin(MS // 50)
+            gpu.spin(MS, stream)
+        nodes = ok(driver.cuGraphGetNodes(ok(driver.cuStreamEndCapture(stream)), 128))[0]
+        gpu.synchronize()
+        say(nodes=len(nodes))
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    assert program.said() == {"nodes": 100}
+    assert client.revoke().drain_us < 100_000
+    program.tell()
+    program.end()
+
+
+def test_streams_that_come_and_go_lose_no_work(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        import threading
+        gpu = Gpu()
+        def come_and_go():
+            gpu.use()
+            for _ in range(60):
+                stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+                for _ in range(5):
+                    gpu.spin(MS // 20, stream)
+                    gpu.spin(MS // 20, driver.CU_STREAM_PER_THREAD)
+                ok(driver.cuStreamDestroy(stream))  # with its work in flight
+        threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        say(launched=True)
+        hear()
+        say(turns=turns())
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    waiting = client.revoke()
+    assert waiting.launches == 3 * 60 * 10
+    program.tell()
+    turns = program.said()["turns"]
+    assert turns[-1][1] <= waiting.monotonic_ns
+    program.end()

@@ -1,0 +1,121 @@
+"""A program for the emulated GPU that does what it is told, one line at a time, and answers each with a JSON line.
+
+    alloc BYTES         allocate device memory            launch NS [COUNT]   launch kernels of that many nanoseconds
+    free                free what was allocated last      sync                wait for all launched work
+    info                what cuMemGetInfo says            fork                make a child that lives on and does nothing
+    device INDEX        go on with that device            fill VALUE / sum    write to, and sum, the first allocation
+    pulse BYTES SECONDS EVERY   allocate BYTES every EVERY seconds, for SECONDS; answers when each one returned
+
+Each answer has `started_ns` and `ended_ns` (CLOCK_MONOTONIC) and `error`, the driver's name for it or null.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from cuda.bindings import driver
+
+KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
+STRIDE = 2**20
+
+
+class DriverError(Exception):
+    """The driver refused a call; the message is its name for why."""
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    status, *results = function(*arguments)
+    if status != driver.CUresult.CUDA_SUCCESS:
+        raise DriverError(status.name)
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+class Puppet:
+    def __init__(self) -> None:
+        call(driver.cuInit, 0)
+        self.kernels: dict[int, Any] = {}
+        self.allocations: list[tuple[int, int]] = []
+        self.device("0")
+
+    def device(self, index: str) -> None:
+        context = call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, int(index)))
+        call(driver.cuCtxSetCurrent, context)
+        self.module = call(driver.cuModuleLoadData, KERNELS)
+
+    def run(self, name: str, values: tuple[int, ...], types: tuple[Any, ...]) -> None:
+        kernel = call(driver.cuModuleGetFunction, self.module, name.encode())
+        call(driver.cuLaunchKernel, kernel, 1, 1, 1, 1, 1, 1, 0, 0, (values, types), 0)
+
+    def alloc(self, size_bytes: str) -> None:
+        self.allocations.append((int(call(driver.cuMemAlloc, int(size_bytes))), int(size_bytes)))
+
+    def free(self) -> None:
+        call(driver.cuMemFree, self.allocations.pop()[0])
+
+    def launch(self, duration_ns: str, count: str = "1") -> None:
+        for _ in range(int(count)):
+            self.run("spin", (int(duration_ns),), (ctypes.c_uint64,))
+
+    def sync(self) -> None:
+        call(driver.cuCtxSynchronize)
+
+    def info(self) -> dict[str, int]:
+        free_bytes, total_bytes = call(driver.cuMemGetInfo)
+        return {"free_bytes": int(free_bytes), "total_bytes": int(total_bytes)}
+
+    def fill(self, value: str) -> None:
+        address, size_bytes = self.allocations[0]
+        types = (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint64)
+        self.run("fill", (address, size_bytes // 4, STRIDE, int(value), 1000), types)
+        self.sync()
+
+    def sum(self) -> dict[str, int]:
+        address, size_bytes = self.allocations[0]
+        result = ctypes.c_uint64()
+        out = int(call(driver.cuMemAlloc, 8))
+        types = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
+        self.run("checksum", (out, address, size_bytes // 4, STRIDE, 1000), types)
+        call(driver.cuMemcpyDtoH, ctypes.addressof(result), out, 8)
+        call(driver.cuMemFree, out)
+        return {"sum": result.value}
+
+    def fork(self) -> dict[str, int]:
+        child = os.fork()
+        if child == 0:
+            os.close(0)
+            os.close(1)
+            while True:
+                signal.pause()
+        return {"child": child}
+
+    def pulse(self, size_bytes: str, seconds: str, every: str) -> dict[str, list[int]]:
+        returned_ns = []
+        end = time.monotonic() + float(seconds)
+        next_time = time.monotonic()
+        while next_time < end:
+            time.sleep(max(0.0, next_time - time.monotonic()))
+            self.alloc(size_bytes)
+            returned_ns.append(time.monotonic_ns())
+            next_time = max(next_time + float(every), time.monotonic())
+        return {"returned_ns": returned_ns}
+
+
+def main() -> None:
+    puppet = Puppet()
+    print(json.dumps({"pid": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        name, *arguments = line.split()
+        answer: dict[str, Any] = {"error": None, "started_ns": time.monotonic_ns()}
+        try:
+            answer |= getattr(puppet, name)(*arguments) or {}
+        except DriverError as error:
+            answer["error"] = str(error)
+        print(json.dumps(answer | {"ended_ns": time.monotonic_ns()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

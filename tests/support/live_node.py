@@ -1,0 +1,177 @@
+"""A whole node on emulated GPUs, as a user starts it, and programs that run on it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import psutil
+import pytest
+from nvshare.bus.node_directory import NodeDirectory
+from nvshare.cli.node_query import fetch_status
+from nvshare.cli.status import status_document
+
+T = TypeVar("T")
+GIB = 2**30
+MIB = 2**20
+PUPPET = Path(__file__).parents[1] / "programs" / "puppet.py"
+NVSHARE = (sys.executable, "-m", "nvshare.cli")
+
+
+def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
+    """The first true value of `condition`. Fails the test when `seconds` are over before."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() >= deadline:
+            pytest.fail(f"{what} did not come true within {seconds} s")
+        time.sleep(0.005)
+    return value
+
+
+class Puppet:
+    """A program under nvshare that does what it is told (tests/programs/puppet.py)."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = int(self.answer()["pid"])
+
+    def start(self, line: str) -> None:
+        """Tell it to do something, without waiting for its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Its next answer."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the program ended with {self.process.wait()}"
+        value: dict[str, Any] = json.loads(line)
+        return value
+
+    def do(self, line: str) -> dict[str, Any]:
+        """Tell it to do something, and give its answer, which must be no error."""
+        self.start(line)
+        answer = self.answer()
+        assert answer["error"] is None, (line, answer)
+        return answer
+
+    def kill(self) -> int:
+        """Kill the program itself, as the kernel's OOM killer does. Gives the time, in ns of CLOCK_MONOTONIC."""
+        os.kill(self.pid, signal.SIGKILL)
+        return time.monotonic_ns()
+
+    def end(self) -> None:
+        for name in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                if name is not None:
+                    name.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        for pid in (self.pid, self.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Node:
+    """A running `nvshare up`."""
+
+    def __init__(self, directory: Path, process: subprocess.Popen[bytes]) -> None:
+        self.directory = directory
+        self.process = process
+        self.puppets: list[Puppet] = []
+
+    def nvshare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `nvshare COMMAND` on this node."""
+        command, *rest = arguments
+        return subprocess.run(
+            [*NVSHARE, command, "--node-dir", str(self.directory), *rest], capture_output=True, text=True, timeout=30
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What `nvshare status --json` says. Raises NodeError while the node does not answer."""
+        reply = asyncio.run(fetch_status(NodeDirectory(self.directory), timeout_seconds=0.5))
+        return status_document(reply)
+
+    async def status_async(self) -> dict[str, Any]:
+        """The same, for a test with an event loop of its own."""
+        return status_document(await fetch_status(NodeDirectory(self.directory)))
+
+    def gpu(self, index: int = 0) -> dict[str, Any]:
+        """One GPU of the status."""
+        value: dict[str, Any] = next(gpu for gpu in self.status()["gpus"] if gpu.get("index", 0) == index)
+        return value
+
+    def clients(self, index: int = 0) -> dict[str, dict[str, Any]]:
+        """The clients of one GPU, by the name of their allocation."""
+        status = self.status()
+        names = {allocation["id"]: allocation["name"] for allocation in status.get("allocations", [])}
+        gpu = next(gpu for gpu in status["gpus"] if gpu.get("index", 0) == index)
+        return {names[client["allocation"]]: client for client in gpu.get("clients", [])}
+
+    def puppet(self, name: str, gpu: str = "0", options: Sequence[str] = ()) -> Puppet:
+        """Start a program under `nvshare run`."""
+        process = subprocess.Popen(
+            [*NVSHARE, "run", "--node-dir", str(self.directory), "--gpu", gpu, "--name", name, *options, "--",
+             sys.executable, str(PUPPET)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        puppet = Puppet(process)
+        self.puppets.append(puppet)
+        return puppet
+
+    def service(self, name: str) -> psutil.Process | None:
+        """The process of a service: relay, scheduler, nats. None while it does not run."""
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                command = " ".join(child.cmdline())
+                if child.status() != psutil.STATUS_ZOMBIE and (
+                    f"nvshare.{name}" in command or f"{name}-server" in command
+                ):
+                    return child
+        return None
+
+    def kill_service(self, name: str) -> None:
+        """Kill a service with SIGKILL; its supervisor starts it again."""
+        service = self.service(name)
+        assert service is not None
+        service.kill()
+
+    @contextlib.contextmanager
+    def without_service(self, name: str) -> Iterator[None]:
+        """Kill a service with SIGKILL and hold its supervisor, so that it stays away."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            self.kill_service(name)
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        for puppet in self.puppets:
+            puppet.end()
+        os.kill(self.process.pid, signal.SIGCONT)
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(15)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+
+class MakeNode(Protocol):
+    """Starts a node with these options of `nvshare up`."""
+
+    def __call__(self, *options: str) -> Node: ...
