@@ -109,6 +109,7 @@ class NatsServer:
             stdout=output,
             stderr=output,
             preexec_fn=die_with_parent,
+            process_group=0,  # Ctrl-C is the supervisor's, which ends the server last
         )
         try:
             async with asyncio.timeout(_START_SECONDS):

@@ -161,7 +161,7 @@ class NodeClient:
                 return reply_type.FromString(await answer)
         except TimeoutError:
             raise NodeError(
-                f"the node did not answer `{verb}` within {timeout_seconds:g} s; see `nvshare doctor`"
+                f"the node did not answer `{verb}` within {timeout_seconds:g} s; is it overloaded, or just starting? see its logs"
             ) from None
         except DecodeError:
             raise NodeError(f"the node's answer to `{verb}` cannot be read: is it of another version?") from None

@@ -1,0 +1,133 @@
+"""`nvshare bench` and `nvshare demo`."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from nvshare.cli.arguments import USAGE, emulated_gpus, mode_name, quantum_seconds, size_bytes
+from nvshare.cli.bench.options import GIB, BenchOptions
+from nvshare.cli.bench.result import Result, result_document
+from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
+from nvshare.cli.bench.table import result_table
+from nvshare.cli.errors import CommandError
+
+FAILED = 1
+
+
+class ShownSteps:
+    """Steps as a progress bar on stderr; as lines where stderr is no terminal."""
+
+    def __init__(self, scenario: str, progress: Progress) -> None:
+        self._scenario = scenario
+        self._progress = progress
+        self._task = progress.add_task(scenario, total=None)
+        self._begun = 0
+        self._text = ""
+
+    def expect(self, count: int) -> None:
+        """So many steps will come."""
+        self._progress.update(self._task, total=count)
+
+    def step(self, text: str) -> None:
+        """The next step begins, so the one before is done."""
+        self._progress.update(self._task, completed=self._begun, description=f"{self._scenario}: {text}")
+        self._begun += 1
+        if not self._progress.console.is_terminal and text != self._text:
+            print(f"{self._scenario}: {text}", file=sys.stderr)
+        self._text = text
+
+    def done(self) -> None:
+        """All steps are done."""
+        self._progress.update(self._task, completed=self._begun, description=self._scenario)
+
+
+def bench(
+    context: typer.Context,
+    scenarios: Annotated[list[str] | None, typer.Argument(metavar="SCENARIO", help="See --list.")] = None,
+    emulate: Annotated[
+        int | None, typer.Option(metavar="[1]", help="Run on an emulated GPU instead of the real one.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Bound of each run of a program.")] = None,
+    pairs: Annotated[int, typer.Option(metavar="N", min=1, help="How often a comparison is made.")] = 3,
+    clients: Annotated[int, typer.Option(metavar="N", min=2, help="Clients of grant-latency.")] = 2,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Calls of grant-latency.")] = 1000,
+    gpu_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the GPU that is shared.")] = "16GiB",
+    mode: Annotated[str | None, typer.Option(metavar="M", help="The node's mode. Default: the scenario's own.")] = None,
+    quantum: Annotated[float | None, typer.Option(metavar="S", help="Seconds of a turn in serial mode.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
+    ] = None,
+    list_scenarios: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
+) -> None:
+    """Measure what sharing costs. Each scenario starts a node of its own and ends in a table.
+
+    Examples:
+
+    - `nvshare bench --list`
+    - `nvshare bench solo-small pair-small --emulate`
+    - `nvshare bench grant-latency --emulate --clients 32 --json latency.json`
+    """
+    if list_scenarios:
+        for scenario in SCENARIOS.values():
+            typer.echo(f"{scenario.name:20} {scenario.text}")
+        return
+    if not scenarios:
+        raise CommandError("name a scenario; `nvshare bench --list` shows them", USAGE)
+    if seconds is not None and not 0 < seconds <= 86_400:
+        raise CommandError(f"--seconds {seconds:g}: give seconds, more than 0 and at most a day", USAGE)
+    for name in scenarios:
+        find_scenario(name)
+    options = BenchOptions(
+        emulated=emulated_gpus(emulate) > 0,
+        seconds=seconds,
+        pairs=pairs,
+        clients=clients,
+        samples=samples,
+        gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory) or 16 * GIB,
+        mode=mode_name(mode),
+        quantum_seconds=quantum_seconds(quantum),
+        command=str(context.obj),
+    )
+    results = [_run_and_show(name, options) for name in scenarios]
+    if json_file is not None:
+        _write_json(json_file, results)
+    if not all(result.ok for result in results):
+        raise typer.Exit(FAILED)
+
+
+def demo() -> None:
+    """Share one emulated GPU of 16 GiB among three programs of 7 GiB each; ends in a table. Takes about half a minute.
+
+    Example:
+
+    - `nvshare demo`
+    """
+    result = _run_and_show("demo", BenchOptions(emulated=True, command="nvshare demo"))
+    if not result.ok:
+        raise typer.Exit(FAILED)
+
+
+def _run_and_show(name: str, options: BenchOptions) -> Result:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        steps = ShownSteps(name, progress)
+        result = asyncio.run(run_scenario(name, options, steps))
+        steps.done()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(result_table(result))
+    return result
+
+
+def _write_json(path: Path, results: list[Result]) -> None:
+    documents = [result_document(result) for result in results]
+    try:
+        path.write_text(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from error

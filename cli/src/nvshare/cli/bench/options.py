@@ -1,0 +1,24 @@
+"""How a benchmark is to be run."""
+
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """`seconds` bounds each run of a program (None: the scenario's own default).
+
+    `pairs` is how often a comparison is made. `gpu_memory_bytes` is the card's size on an emulated GPU and the logical
+    capacity on a real one. `mode` is the node's, None the scenario's own. `command` is the command line for the record.
+    """
+
+    emulated: bool = False
+    seconds: float | None = None
+    pairs: int = 3
+    clients: int = 2
+    samples: int = 1000
+    gpu_memory_bytes: int = 16 * GIB
+    mode: str | None = None
+    quantum_seconds: float | None = None
+    command: str = ""

@@ -1,0 +1,237 @@
+"""The `nvshare` command: its sub-commands, their options, and how errors leave it (one line, a non-zero status)."""
+
+import asyncio
+import json
+import os
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nvshare.bus.node_client import NodeError
+from nvshare.bus.runtime import die_with_parent
+from nvshare.bus.version import BUILD, PROTOCOL, VERSION
+from nvshare.cli.arguments import (
+    USAGE,
+    emulated_gpus,
+    mode_name,
+    quantum_seconds,
+    size_bytes,
+    with_emulate_number,
+)
+from nvshare.cli.bench.command import bench, demo
+from nvshare.cli.errors import CommandError
+from nvshare.cli.mode import change_mode
+from nvshare.cli.node_launch import READY, RUNNING, launch_node
+from nvshare.cli.node_options import NodeOptions
+from nvshare.cli.node_query import fetch_status, require_node, select_gpu
+from nvshare.cli.run import JobOptions, run_job
+from nvshare.cli.status import mode_words, render_status, status_document
+from nvshare.cli.up import NodeRunsError, run_node
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells answer
+
+NodeDir = Annotated[
+    Path | None,
+    typer.Option("--node-dir", metavar="D", help="The node's folder. Default: the one that runs, or this user's own."),
+]
+
+app = typer.Typer(
+    help="Share NVIDIA GPUs among unmodified programs.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def print_version(wanted: bool) -> None:
+    """Print version and build, and end, where `--version` was given."""
+    if wanted:
+        typer.echo(f"nvshare {VERSION} ({BUILD}), protocol {PROTOCOL}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print version and build.")
+    ] = False,
+) -> None:
+    """Share NVIDIA GPUs among unmodified programs."""
+
+
+@app.command()
+def up(
+    emulate: Annotated[int | None, typer.Option(metavar="N", help="Share N emulated GPUs, no real ones.")] = None,
+    gpu_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of a GPU that is shared, such as 16GiB. Default: all.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(metavar="M", help="auto (default), serial, concurrent or off.")] = None,
+    quantum: Annotated[float | None, typer.Option(metavar="S", help="Seconds of a turn in serial mode.")] = None,
+    node_dir: NodeDir = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the node serves; it runs on.")] = False,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
+) -> None:
+    """Run one node in the foreground: NATS server, relay, scheduler. Ctrl-C ends all.
+
+    Examples:
+
+    - `nvshare up` shares this machine's GPUs.
+    - `nvshare up --emulate 2 --gpu-memory 16GiB` shares two emulated GPUs; no real one is needed.
+    - `nvshare up --mode serial --quantum 5` lets one program at a time run, for 5 seconds each.
+    """
+    defaults = NodeOptions.default(node_dir)
+    node_options = NodeOptions(
+        directory=defaults.directory,
+        emulated_gpus=emulated_gpus(emulate),
+        gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory),
+        mode=mode_name(mode),
+        quantum_seconds=quantum_seconds(quantum),
+    )
+    if detach:
+        if not launch_node(node_options, detach=True).started:
+            raise CommandError(f"a node already runs in {node_options.directory}; use it, or end it first")
+        typer.echo(f"a node runs in {node_options.directory}")
+        return
+    if os.environ.get("NVSHARE_PARENT_DEATH") == "1":
+        die_with_parent()
+    if background and os.fork():
+        os._exit(0)  # the node goes on as nobody's child
+    if ready_fd is not None:
+        _run_launched_node(node_options, ready_fd)
+        return
+    asyncio.run(run_node(node_options, typer.echo, lambda: typer.echo("ready for `nvshare run`; Ctrl-C ends the node")))
+
+
+def _run_launched_node(node_options: NodeOptions, ready_fd: int) -> None:
+    """Run a node that another process started, and tell it through the pipe how the start went."""
+    with os.fdopen(ready_fd, "w") as pipe:
+        os.set_inheritable(ready_fd, False)
+
+        def log(text: str) -> None:
+            typer.echo(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}")
+
+        def ready() -> None:
+            print(READY, file=pipe, flush=True)
+
+        try:
+            asyncio.run(run_node(node_options, log, ready))
+        except NodeRunsError:
+            print(RUNNING, file=pipe)
+            raise
+        except CommandError as error:
+            print(error, file=pipe)
+            raise
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="CMD", help="The program and its arguments.")],
+    gpu: Annotated[
+        str | None, typer.Option(metavar="I[,J]", help="GPUs by index or UUID. Default: the least shared.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most memory on each GPU, such as 4Gi. Default: no limit.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="N", help="Name in status. Default: the program's.")] = None,
+    emulate: Annotated[
+        int | None, typer.Option(metavar="[N]", help="If no node runs, start one with N (default 1) emulated GPUs.")
+    ] = None,
+    node_dir: NodeDir = None,
+) -> None:
+    """Run any program under a share of the node's GPUs; starts a node if none runs.
+
+    Returns the program's exit status. A node that was started stays for the next program.
+
+    Examples:
+
+    - `nvshare run -- python train.py`
+    - `nvshare run --gpu 0,1 --memory 8Gi --name training -- python train.py`
+    - `nvshare run --emulate -- ./program` on a machine without a GPU.
+    """
+    job = JobOptions(
+        node_dir=node_dir,
+        gpus=gpu,
+        memory_limit_bytes=size_bytes("--memory", memory) or 0,
+        name=name,
+        emulated_gpus=emulated_gpus(emulate),
+    )
+    raise typer.Exit(asyncio.run(run_job(command, job)))
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the field names of the contract.")] = False,
+    node_dir: NodeDir = None,
+) -> None:
+    """Show what the node shares, with whom, and who waits for what.
+
+    Examples:
+
+    - `nvshare status`
+    - `nvshare status --json`
+    """
+    reply = asyncio.run(fetch_status(require_node(node_dir)))
+    if as_json:
+        typer.echo(json.dumps(status_document(reply), indent=2))
+    else:
+        _console().print(render_status(reply))
+
+
+@app.command()
+def mode(
+    gpu: Annotated[str, typer.Argument(metavar="GPU", help="Index or UUID.")],
+    wanted: Annotated[str, typer.Argument(metavar="MODE", help="auto, serial, concurrent or off.")],
+    quantum: Annotated[float | None, typer.Option(metavar="S", help="Seconds of a turn.")] = None,
+    node_dir: NodeDir = None,
+) -> None:
+    """Change how a GPU is shared, while programs run on it. Needs root, the node's user or its admin group.
+
+    Examples:
+
+    - `nvshare mode 0 serial --quantum 5`: one program at a time, for 5 seconds each.
+    - `nvshare mode 0 off`: not managed at all.
+    """
+    mode_name(wanted)
+    quantum_seconds(quantum)
+    node = require_node(node_dir)
+    target = select_gpu(list(asyncio.run(fetch_status(node)).gpus), gpu)
+    reply = asyncio.run(change_mode(node, target.uuid, wanted, quantum))
+    typer.echo(f"GPU {target.index}: {mode_words(reply.mode, reply.quantum_us)}")
+
+
+app.command()(bench)
+app.command()(demo)
+
+
+def _console() -> Console:
+    # Without a terminal rich assumes 80 columns and folds the tables; a log or a pipe has room.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status. An error is one line on stderr."""
+    try:
+        given = with_emulate_number(sys.argv[1:] if arguments is None else arguments)
+        result = app(given, prog_name="nvshare", standalone_mode=False, obj=shlex.join(["nvshare", *given]))
+    except typer.TyperException as error:
+        return _fail(error.format_message(), USAGE)
+    except CommandError as error:
+        return _fail(str(error), error.exit_code)
+    except NodeError as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _fail(text: str, exit_code: int) -> int:
+    if text:  # without any argument the help is the answer
+        print(f"nvshare: {' '.join(text.split())}", file=sys.stderr)
+    return exit_code

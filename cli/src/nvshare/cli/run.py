@@ -1,0 +1,55 @@
+"""`nvshare run`: one program under a share of a node's GPUs; starts a node if none runs."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvshare.bus.node_directory import NodeDirectory
+from nvshare.cli.errors import CommandError
+from nvshare.cli.foreground import NOT_FOUND, run_in_foreground
+from nvshare.cli.job import choose_gpus, emulated_cards, limit_fits, shared
+from nvshare.cli.node_launch import START_SECONDS, launch_node
+from nvshare.cli.node_options import NodeOptions
+from nvshare.cli.node_query import fetch_status, find_node, wait_until_serving
+from nvshare.v1.control_pb2 import StatusReply
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """`gpus`: indices or UUIDs, comma-separated. `memory_limit_bytes` 0: none. `emulated_gpus` 0: real ones."""
+
+    node_dir: Path | None = None
+    gpus: str | None = None
+    memory_limit_bytes: int = 0
+    name: str | None = None
+    emulated_gpus: int = 0
+
+
+async def run_job(command: Sequence[str], options: JobOptions) -> int:
+    """Run `command` under a share; returns its exit status. Raises CommandError or NodeError."""
+    if shutil.which(command[0]) is None:
+        raise CommandError(f"command not found: {command[0]}", NOT_FOUND)
+    node, status = await ensure_node(options)
+    gpus = choose_gpus(status, options.gpus)
+    if options.memory_limit_bytes:
+        limit_fits(status.gpus, gpus, options.memory_limit_bytes)
+    name = options.name or Path(command[0]).name
+    async with shared(node, gpus, name, options.memory_limit_bytes, os.environ) as environment:
+        # Nothing else runs on this loop: it may wait as long as the program does.
+        return run_in_foreground(command, environment)
+
+
+async def ensure_node(options: JobOptions) -> tuple[NodeDirectory, StatusReply]:
+    """The node to run on and its status; started here, and left running, if none runs."""
+    node = find_node(options.node_dir)
+    if node is None:
+        node_options = NodeOptions.default(options.node_dir, options.emulated_gpus)
+        launched = launch_node(node_options, detach=True)
+        node = NodeDirectory(node_options.directory.absolute())
+        if not launched.started:  # somebody else was faster
+            return node, await wait_until_serving(node, START_SECONDS)
+    if options.emulated_gpus and emulated_cards(node) is None:
+        raise CommandError(f"the node in {node.path} has real GPUs; for emulated ones name another with --node-dir")
+    return node, await fetch_status(node)

@@ -1,0 +1,51 @@
+"""What people type, and what becomes of it."""
+
+import pytest
+
+from nvshare.cli.arguments import emulated_gpus, mode_name, quantum_seconds, size_bytes, with_emulate_number
+from nvshare.cli.errors import CommandError
+
+
+@pytest.mark.parametrize(
+    ("given", "understood"),
+    [
+        (["up", "--emulate"], ["up", "--emulate=1"]),
+        (["up", "--emulate", "2"], ["up", "--emulate", "2"]),
+        (["bench", "--emulate", "solo-small"], ["bench", "--emulate=1", "solo-small"]),
+        (["run", "--emulate", "--", "true"], ["run", "--emulate=1", "--", "true"]),
+        (["run", "--", "program", "--emulate"], ["run", "--", "program", "--emulate"]),
+    ],
+)
+def test_emulate_without_a_number_means_one(given: list[str], understood: list[str]) -> None:
+    assert with_emulate_number(given) == understood
+
+
+def test_sizes_are_read_with_their_units() -> None:
+    assert size_bytes("--memory", "4Gi") == 4 * 2**30
+    assert size_bytes("--memory", "1000000") == 1_000_000
+    assert size_bytes("--memory", None) is None
+
+
+@pytest.mark.parametrize("text", ["", "four", "4Qi", "-1", "0", "0Gi", "1e9", "4 Gi Gi"])
+def test_a_malformed_size_is_refused_with_the_options_name(text: str) -> None:
+    with pytest.raises(CommandError, match="--memory") as raised:
+        size_bytes("--memory", text)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_quantum_that_makes_no_sense_is_refused(seconds: float) -> None:
+    with pytest.raises(CommandError, match="--quantum"):
+        quantum_seconds(seconds)
+
+
+@pytest.mark.parametrize("number", [0, -1, 17])
+def test_a_number_of_emulated_gpus_that_makes_no_sense_is_refused(number: int) -> None:
+    with pytest.raises(CommandError, match="--emulate"):
+        emulated_gpus(number)
+
+
+def test_an_unknown_mode_is_refused_with_the_modes_that_there_are() -> None:
+    with pytest.raises(CommandError, match="auto, serial, concurrent, off"):
+        mode_name("parallel")

@@ -1,0 +1,49 @@
+"""Scenarios on an emulated card, short: that they measure and check, not how fast this host is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nvshare.cli.bench.options import BenchOptions
+from nvshare.cli.bench.runner import run_scenario
+
+
+def test_bench_writes_its_result_as_json_and_shows_a_table(nvshare: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    answer = nvshare("bench", "solo-small", "--emulate", "--seconds", "0.3", "--pairs", "1", "--json", str(file))
+    assert answer.returncode == 0, answer.stderr
+    assert "solo-small on 1 x NVIDIA Emulated GPU" in answer.stdout
+    result = json.loads(file.read_text())
+    assert result["scenario"] == "solo-small"
+    assert result["command"].startswith("nvshare bench solo-small --emulate=1 --seconds 0.3")
+    assert [row["status"] for row in result["rows"]] == ["ok", "ok"]
+    without, managed = (row["iterations_per_second"] for row in result["rows"])
+    assert result["summary"]["solo_ratio"] == pytest.approx(managed / without)
+    assert result["rows"][1]["solo_ratio"] == result["summary"]["solo_ratio"]
+
+
+async def test_each_sample_of_the_grant_latency_is_a_hand_over() -> None:
+    result = await run_scenario("grant-latency", BenchOptions(emulated=True, clients=3, samples=30))
+    assert result.ok
+    assert len(result.rows) == 3
+    assert result.summary["samples"] == 30
+    assert result.summary["hand_overs"] >= 29
+    assert 0 < result.summary["p50_ms"] <= result.summary["p99_ms"] <= result.summary["max_ms"]
+
+
+async def test_launch_overhead_compares_the_same_launches_with_and_without() -> None:
+    result = await run_scenario("launch-overhead", BenchOptions(emulated=True, seconds=0.5))
+    assert result.summary["batches"] >= 10
+    difference = result.summary["with_ns"] - result.summary["without_ns"]
+    assert result.summary["ns_per_launch"] == pytest.approx(difference)
+
+
+async def test_the_same_work_in_serial_mode_gives_the_same_checksums() -> None:
+    options = BenchOptions(emulated=True, seconds=0.3)
+    result = await run_scenario("pair-large-serial", options)
+    assert result.ok
+    assert [row.checksum_ok for row in result.rows if row.name.endswith("shared")] == [True, True]
+    assert result.summary["total_over_serial"] > 0.9

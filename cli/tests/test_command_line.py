@@ -1,0 +1,112 @@
+"""What a wrong command line gets: one clear line on stderr and a non-zero status."""
+
+from pathlib import Path
+
+import pytest
+
+from nvshare.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def no_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that run on this machine are none of these tests' business."""
+    monkeypatch.setenv("NVSHARE_NODE_DIR", str(folder / "none"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "nonsense"),
+        (["up", "--nonsense"], "--nonsense"),
+        (["up", "--emulate", "0"], "--emulate 0"),
+        (["up", "--emulate", "99"], "1 to 16"),
+        (["up", "--emulate", "1", "--gpu-memory", "lots"], "--gpu-memory: 'lots'"),
+        (["up", "--emulate", "1", "--mode", "fast"], "auto, serial, concurrent, off"),
+        (["up", "--emulate", "1", "--quantum", "-3"], "--quantum -3"),
+        (["up", "--emulate", "1", "--quantum", "soon"], "--quantum"),
+        (["run"], "CMD"),
+        (["run", "--memory", "4X", "--", "true"], "--memory: '4X'"),
+        (["status"], "no node runs; start one with `nvshare up`"),
+        (["mode", "0", "serial"], "no node runs"),
+        (["mode", "0", "sometimes"], "no mode 'sometimes'"),
+        (["bench"], "--list"),
+        (["bench", "solo-huge"], "solo-small"),
+        (["bench", "solo-small", "--seconds", "0"], "--seconds 0"),
+        (["bench", "grant-latency", "--clients", "1"], "clients"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_a_nonzero_status(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) != 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("nvshare: ")
+    assert words in captured.err
+
+
+def test_without_a_gpu_up_says_that_there_is_an_emulated_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_real_gpus(monkeypatch)
+    assert main(["up"]) == 1
+    assert "no NVIDIA GPU found" in (error := capsys.readouterr().err)
+    assert "--emulate 1" in error
+
+
+def test_without_a_gpu_run_says_that_it_needs_emulate(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide_real_gpus(monkeypatch)
+    assert main(["run", "--", "true"]) == 1
+    assert "--emulate" in capfd.readouterr().err
+
+
+def test_a_missing_program_is_said_before_a_node_is_started(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert main(["run", "--emulate", "--", "no-such-program"]) == 127
+    assert capsys.readouterr().err == "nvshare: command not found: no-such-program\n"
+    assert not (folder / "none").exists()
+
+
+def test_a_folder_too_deep_for_sockets_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["up", "--emulate", "1", "--node-dir", str(tmp_path / ("deep" * 25))]) == 1
+    assert "shorter --node-dir" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_said(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "file").touch()
+    assert main(["up", "--emulate", "1", "--node-dir", str(folder / "file" / "node")]) == 1
+    assert "choose another folder with --node-dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["up", "run", "status", "mode", "bench", "demo"])
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"nvshare {command}" in capsys.readouterr().out.replace("Usage: nvshare", "", 1)
+
+
+def test_version_names_version_build_and_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert "protocol 1" in capsys.readouterr().out
+
+
+def test_bench_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--list"]) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert listed == {
+        "solo-large", "solo-small", "pair-small", "pair-large-serial", "two-gpus",
+        "launch-overhead", "grant-latency", "demo",
+    }  # fmt: skip
+
+
+def hide_real_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a machine with a GPU look like one without: NVML is not found."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nonexistent")
+    monkeypatch.setattr("pynvml.nvmlInit", _no_nvml)
+
+
+def _no_nvml() -> None:
+    import pynvml
+
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)

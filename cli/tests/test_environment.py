@@ -1,0 +1,53 @@
+"""The environments of services and programs."""
+
+from pathlib import Path
+
+from nvshare.cli.environment import EmulatedCards, job_environment, service_environment
+from nvshare.cli.node_options import NodeOptions
+
+LIBRARY = Path("/opt/nvshare/libnvshare.so")
+SOCKET = Path("/run/nvshare/allocations/run-1/nvshare.sock")
+CARDS = EmulatedCards(folder=Path("/run/nvshare/emulator-1"), libraries=Path("/opt/nvshare/emulator"))
+
+
+def test_a_program_gets_the_library_its_socket_and_its_gpus() -> None:
+    environment = job_environment({"HOME": "/root"}, LIBRARY, SOCKET, ["GPU-a", "GPU-b"], None)
+    assert environment == {
+        "HOME": "/root",
+        "LD_PRELOAD": str(LIBRARY),
+        "NVSHARE_SOCKET": str(SOCKET),
+        "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b",
+    }
+
+
+def test_what_was_preloaded_stays_behind_the_library() -> None:
+    environment = job_environment({"LD_PRELOAD": "/a.so /b.so"}, LIBRARY, SOCKET, ["GPU-a"], None)
+    assert environment["LD_PRELOAD"] == f"{LIBRARY}:/a.so:/b.so"
+
+
+def test_the_library_is_preloaded_once_in_a_run_within_a_run() -> None:
+    once = job_environment({"LD_PRELOAD": "/a.so"}, LIBRARY, SOCKET, ["GPU-a"], None)
+    assert job_environment(once, LIBRARY, SOCKET, ["GPU-a"], None)["LD_PRELOAD"] == f"{LIBRARY}:/a.so"
+
+
+def test_a_program_on_an_emulated_node_finds_its_cards_before_real_ones() -> None:
+    environment = job_environment({"LD_LIBRARY_PATH": "/usr/cuda"}, LIBRARY, SOCKET, ["GPU-a"], CARDS)
+    assert environment["LD_LIBRARY_PATH"] == "/opt/nvshare/emulator:/usr/cuda"
+    assert environment["NVSHARE_EMULATOR_DIR"] == "/run/nvshare/emulator-1"
+
+
+def test_services_are_never_preloaded() -> None:
+    base = {"LD_PRELOAD": str(LIBRARY), "NVSHARE_SOCKET": str(SOCKET)}
+    environment = service_environment(base, Path("/run/nvshare"), "box", NodeOptions(Path("/run/nvshare")), None)
+    assert "LD_PRELOAD" not in environment
+    assert "NVSHARE_SOCKET" not in environment
+
+
+def test_memory_is_a_real_cards_logical_capacity_and_an_emulated_cards_size() -> None:
+    folder = Path("/run/nvshare")
+    real = service_environment({}, folder, "box", NodeOptions(folder, gpu_memory_bytes=5), None)
+    emulated = service_environment({}, folder, "box", NodeOptions(folder, 2, gpu_memory_bytes=5), CARDS)
+    assert real["NVSHARE_GPU_MEMORY"] == "5"
+    assert emulated["NVSHARE_EMULATOR_MEMORY"] == "5"
+    assert emulated["NVSHARE_EMULATOR_DEVICES"] == "2"
+    assert "NVSHARE_GPU_MEMORY" not in emulated

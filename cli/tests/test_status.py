@@ -1,0 +1,136 @@
+"""The status of a node, for people and as JSON."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from nvshare.cli.status import render_status, status_document, wait_words
+from nvshare.v1.client_pb2 import (
+    CLIENT_STATE_RUNNING,
+    CLIENT_STATE_STUCK,
+    CLIENT_STATE_WAITING,
+    MODE_SERIAL,
+    WAIT_MEMORY,
+    WAIT_NONE,
+    WAIT_SCHEDULER,
+    WAIT_TURN,
+    Wait,
+)
+from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, StatusReply
+from nvshare.v1.node_pb2 import LINK_CONNECTED, LINK_DISCONNECTED, Allocation
+
+GIB = 2**30
+
+
+@pytest.fixture
+def reply() -> StatusReply:
+    """A GPU in serial mode: one client runs, one waits for its turn, one for memory, one lost its connection."""
+    clients = [
+        ClientStatus(
+            allocation="run-1",
+            client="11-aa",
+            name="training",
+            pid=11,
+            state=CLIENT_STATE_RUNNING,
+            link=LINK_CONNECTED,
+            may_launch=True,
+            footprint_bytes=7 * GIB,
+            resident_bytes=7 * GIB,
+            headroom_bytes=GIB,
+            hand_overs=3,
+            version="0.1.0",
+            build="v0.1.0-1-gabc",
+        ),
+        ClientStatus(name="inference", pid=12, state=CLIENT_STATE_WAITING, wait=WAIT_TURN, wait_us=1_500_000),
+        ClientStatus(
+            name="sweep", pid=13, state=CLIENT_STATE_WAITING, wait=WAIT_MEMORY, wait_us=250_000, wanted_bytes=4 * GIB
+        ),
+        ClientStatus(name="quiet", pid=14, state=CLIENT_STATE_STUCK, link=LINK_DISCONNECTED),
+    ]
+    gpu = GpuStatus(
+        uuid="GPU-1234",
+        name="NVIDIA Emulated GPU",
+        mode=MODE_SERIAL,
+        quantum_us=500_000,
+        capacity_bytes=16 * GIB,
+        promised_bytes=8 * GIB,
+        total_bytes=16 * GIB,
+        used_bytes=7 * GIB,
+        clients=clients,
+        problems=["a process without a client uses 1.0 GiB"],
+        holders=[MemoryHolder(pid=77, client="9-bb", bytes=GIB)],
+    )
+    return StatusReply(
+        node="box",
+        version="0.2.0",
+        build="v0.2.0",
+        relay_version="0.1.0",
+        relay_build="v0.1.0",
+        gpus=[gpu],
+        allocations=[Allocation(id="run-1", name="training"), Allocation(id="run-2", name="later")],
+    )
+
+
+def shown(reply: StatusReply) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render_status(reply))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_e9_each_waiting_client_shows_what_it_really_waits_for_and_how_long(reply: StatusReply) -> None:
+    text = shown(reply)
+    assert "turn, 1.5 s" in text
+    assert "memory (4.0 GiB), 0.2 s" in text
+
+
+def test_the_table_shows_memory_hand_overs_and_mode(reply: StatusReply) -> None:
+    text = shown(reply)
+    for words in ("training", "running", "7.0 GiB", "1.0 GiB", "serial, quantum 0.5 s", "8.0 GiB of 16.0 GiB promised"):
+        assert words in text
+
+
+def test_e15_e16_the_builds_of_library_and_services_are_shown(reply: StatusReply) -> None:
+    text = shown(reply)
+    for words in ("0.1.0 (v0.1.0-1-gabc)", "scheduler 0.2.0 (v0.2.0)", "relay 0.1.0 (v0.1.0)"):
+        assert words in text
+
+
+def test_a_client_without_a_connection_is_told_apart(reply: StatusReply) -> None:
+    assert "disconnected" in shown(reply)
+
+
+def test_problems_holders_and_allocations_without_clients_are_named(reply: StatusReply) -> None:
+    text = shown(reply)
+    assert "a process without a client uses 1.0 GiB" in text
+    assert "1.0 GiB by pid 77 of 9-bb" in text
+    assert "allocations without a client: later (run-2)" in text
+
+
+def test_a_name_cannot_change_the_tables_form(reply: StatusReply) -> None:
+    reply.gpus[0].clients[0].name = "[red]x[/"
+    assert "[red]x[/" in shown(reply)
+
+
+def test_a_value_of_a_newer_version_is_shown_as_a_number(reply: StatusReply) -> None:
+    reply.gpus[0].clients[0].state = 99  # type: ignore[assignment]  # what a newer peer may send
+    reply.gpus[0].mode = 98  # type: ignore[assignment]
+    assert "state 99" in shown(reply)
+    assert status_document(reply)["gpus"][0]["mode"] == "98"
+
+
+def test_json_has_every_field_under_its_name_in_the_contract(reply: StatusReply) -> None:
+    document = json.loads(json.dumps(status_document(reply)))
+    assert document["gpus"][0]["mode"] == "serial"
+    client = document["gpus"][0]["clients"][1]
+    assert client["wait"] == "turn"
+    assert client["wait_us"] == 1_500_000
+    assert client["footprint_bytes"] == 0
+    assert set(client) == {field.name for field in ClientStatus.DESCRIPTOR.fields}
+
+
+@pytest.mark.parametrize(("wait", "words"), [(WAIT_NONE, ""), (WAIT_SCHEDULER, "scheduler, 2.0 s")])
+def test_waits_in_words(wait: Wait, words: str) -> None:
+    assert wait_words(wait, 2_000_000, 0) == words
