@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from live_node import NVSHARE, MakeNode, Node
 
 

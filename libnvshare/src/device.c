@@ -21,7 +21,8 @@ _Atomic(CUcontext) nvs_device_sole_context;
 static atomic_bool nvs_several_contexts; // once true, for ever
 
 // How long a waiting thread waits before it says (again) what it waits for.
-#define NVS_SAY_SECONDS 10
+#define NVS_SAY_FIRST_NS UINT64_C(1000000000)
+#define NVS_SAY_AGAIN_NS UINT64_C(10000000000)
 
 uint64_t nvs_now_ns(void) {
     struct timespec now;
@@ -78,7 +79,8 @@ void nvs_devices_learn(void) {
             memset(&uuid, 0, sizeof(uuid));
             nvs_device_reset(&nvs_devices[i]);
             nvs_devices[i].ordinal = i;
-            if (nvs_real.cuDeviceGet(&handle, i) != CUDA_SUCCESS || nvs_real.cuDeviceGetUuid_v2(&uuid, handle) != CUDA_SUCCESS)
+            if (nvs_real.cuDeviceGet(&handle, i) != CUDA_SUCCESS ||
+                nvs_real.cuDeviceGetUuid_v2(&uuid, handle) != CUDA_SUCCESS)
                 nvs_log(NVS_LOG_ERROR, "GPU %d does not tell its UUID; nvshare cannot manage it", i);
             nvs_uuid_text(&uuid, nvs_devices[i].uuid);
             size_t total_bytes;
@@ -137,7 +139,8 @@ void nvs_device_context_seen(CUcontext context) {
 
 void nvs_device_context_ended(CUcontext context) {
     CUcontext sole = context;
-    atomic_compare_exchange_strong_explicit(&nvs_device_sole_context, &sole, NULL, memory_order_acq_rel, memory_order_relaxed);
+    atomic_compare_exchange_strong_explicit(&nvs_device_sole_context, &sole, NULL, memory_order_acq_rel,
+                                            memory_order_relaxed);
     atomic_fetch_add_explicit(&nvs_context_epoch, 1, memory_order_acq_rel);
 }
 
@@ -163,25 +166,27 @@ uint64_t nvs_device_limit_bytes(const struct nvs_device *device) {
 }
 
 static const char *nvs_device_wait_text(const struct nvs_device *device) {
+    if (!nvs_control_connected())
+        return "the relay: is the node's `nvshare up` running?";
     if (device->grant.generation == 0)
-        return nvs_control_connected() ? "its first plan from the scheduler" : "the relay (is the node's `nvshare up` running?)";
+        return "its first plan from the scheduler";
     switch (device->grant.wait) {
+    case NVS_WAIT_TURN:
+        return "its turn";
     case NVS_WAIT_MEMORY:
         return "memory on the card: it does not fit beside the others";
-    case NVS_WAIT_SCHEDULER:
-        return "the scheduler";
     case NVS_WAIT_QUOTA:
         return "its compute quota";
-    default:
-        return "its turn";
+    default: // the last word from there says that it waits for nothing
+        return "the scheduler's answer: see `nvshare status`";
     }
 }
 
 void nvs_device_wait(struct nvs_device *device, const char *call, uint64_t since_ns) {
-    struct timespec until;
-    if (clock_gettime(CLOCK_MONOTONIC, &until) != 0)
-        return;
-    until.tv_sec += NVS_SAY_SECONDS;
+    uint64_t waited_ns = nvs_now_ns() - since_ns;
+    uint64_t say_ns =
+        since_ns + (waited_ns < NVS_SAY_FIRST_NS ? NVS_SAY_FIRST_NS : (waited_ns / NVS_SAY_AGAIN_NS + 1) * NVS_SAY_AGAIN_NS);
+    struct timespec until = {(time_t)(say_ns / 1000000000u), (long)(say_ns % 1000000000u)};
     if (pthread_cond_timedwait(&device->changed, &device->lock, &until) != 0)
         nvs_log(NVS_LOG_WARN, "%s on %s has waited %u s for %s", call, device->uuid,
                 (unsigned)((nvs_now_ns() - since_ns) / 1000000000u), nvs_device_wait_text(device));

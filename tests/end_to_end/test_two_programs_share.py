@@ -1,9 +1,9 @@
 """Two unmodified programs share a GPU through the library, the relay, NATS and the scheduler."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
+
+import pytest
 
 from live_node import GIB, MIB, NVSHARE, MakeNode, wait_until
 
@@ -13,7 +13,7 @@ def test_a7_serial_mode_gives_the_lock_to_one_client_at_a_time(make_node: MakeNo
     one, two = node.puppet("one"), node.puppet("two")
     one.start("launch 2000000 500")  # a second of work
     two.start("launch 2000000 500")
-    seen = []
+    seen: list[int] = []
     while len(seen) < 20:
         clients = node.clients()
         if {"one", "two"} <= set(clients):
@@ -36,7 +36,7 @@ def test_a7_a12_the_mode_changes_at_run_time_and_no_work_is_lost(make_node: Make
     for mode in ("serial", "concurrent", "off", "serial", "auto"):
         done = node.nvshare("mode", "0", mode)
         assert done.returncode == 0, done.stderr
-        wait_until(lambda mode=mode: node.gpu()["mode"] == mode, 2, mode)
+        assert node.gpu()["mode"] == mode
     assert one.answer()["error"] is None
     assert two.answer()["error"] is None
     assert one.do("sum")["sum"] == two.do("sum")["sum"] == expected
@@ -108,9 +108,10 @@ def test_nvshare_run_ends_with_the_program_s_own_status(make_node: MakeNode) -> 
     assert done.returncode == 3
 
 
-def test_three_processes_share_what_does_not_fit_and_keep_their_checksums(tmp_path: Path) -> None:
-    result = tmp_path / "demo.json"
-    done = subprocess.run([*NVSHARE, "demo", "--json", str(result)], capture_output=True, text=True, timeout=58)
+@pytest.mark.timeout(120)
+def test_three_processes_share_what_does_not_fit_and_keep_their_checksums() -> None:
+    done = subprocess.run([*NVSHARE, "demo"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads(result.read_text())["rows"]
-    assert len(rows) >= 3
+    rows = [line for line in done.stdout.splitlines() if "equal" in line]
+    assert len(rows) == 3
+    assert all(" ok " in row for row in rows)

@@ -68,6 +68,6 @@ def test_a_waiting_allocation_gets_a_dead_client_s_memory_within_50_ms(make_node
     second.start(f"alloc {10 * GIB}")
     wait_until(lambda: node.clients().get("second", {}).get("wait") == "memory", 5, "waiting for memory")
     killed_ns = first.kill()
-    # The driver frees a dead process's memory when the kernel has closed its files; the emulated one within milliseconds.
+    # The driver frees a dead process's memory once the kernel has closed its files; the emulated one at once.
     assert second.answer()["ended_ns"] - killed_ns <= 100 * MILLISECOND_NS
     second.do(f"alloc {MIB}")

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from live_node import GIB, MakeNode, Node, wait_until
 from nvshare.bus.node_client import NodeError
 

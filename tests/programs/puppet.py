@@ -1,10 +1,15 @@
 """A program for the emulated GPU that does what it is told, one line at a time, and answers each with a JSON line.
 
-    alloc BYTES         allocate device memory            launch NS [COUNT]   launch kernels of that many nanoseconds
-    free                free what was allocated last      sync                wait for all launched work
-    info                what cuMemGetInfo says            fork                make a child that lives on and does nothing
-    device INDEX        go on with that device            fill VALUE / sum    write to, and sum, the first allocation
-    pulse BYTES SECONDS EVERY   allocate BYTES every EVERY seconds, for SECONDS; answers when each one returned
+    alloc BYTES         allocate device memory
+    free                free what was allocated last
+    fill VALUE          write to the first allocation
+    sum                 its checksum
+    info                what cuMemGetInfo says
+    launch NS [COUNT]   launch kernels of that many nanoseconds
+    sync                wait for all launched work
+    device INDEX        go on with that device
+    fork                make a child that lives on and does nothing
+    pulse BYTES SECONDS EVERY   allocate BYTES each EVERY seconds, for SECONDS; tells when each one returned
 
 Each answer has `started_ns` and `ended_ns` (CLOCK_MONOTONIC) and `error`, the driver's name for it or null.
 """

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import psutil
 import pytest
+
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.node_query import fetch_status
 from nvshare.cli.status import status_document
@@ -25,13 +26,14 @@ PUPPET = Path(__file__).parents[1] / "programs" / "puppet.py"
 NVSHARE = (sys.executable, "-m", "nvshare.cli")
 
 
-def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
+def wait_until(condition: Callable[[], T | None], seconds: float, what: str) -> T:
     """The first true value of `condition`. Fails the test when `seconds` are over before."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() >= deadline:
             pytest.fail(f"{what} did not come true within {seconds} s")
         time.sleep(0.005)
+    assert value is not None
     return value
 
 

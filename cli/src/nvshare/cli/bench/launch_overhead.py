@@ -31,9 +31,7 @@ async def run_launch_overhead(options: BenchOptions, steps: Steps) -> Findings:
         program = build(node.directory.path)
         environment = await stack.enter_async_context(node.environment("timed-launches", [node.gpus[0]], managed=True))
         log = node.logs / "timed_launches.log"
-        instance = await stack.enter_async_context(
-            timed_launches(program, environment, log, emulated=options.emulated)
-        )
+        instance = await stack.enter_async_context(timed_launches(program, environment, log, emulated=options.emulated))
         await instance.ready()
         started = time.monotonic()
         for step in range(STEPS):

@@ -161,7 +161,7 @@ class NodeClient:
                 return reply_type.FromString(await answer)
         except TimeoutError:
             raise NodeError(
-                f"the node did not answer `{verb}` within {timeout_seconds:g} s; is it overloaded, or just starting? see its logs"
+                f"the node did not answer `{verb}` within {timeout_seconds:g} s; its logs may say why"
             ) from None
         except DecodeError:
             raise NodeError(f"the node's answer to `{verb}` cannot be read: is it of another version?") from None

@@ -1,0 +1,70 @@
+"""Holds the tests to `tests/budgets.toml`: the seconds of each folder, and the reasons for which a test may be skipped.
+
+Off unless pytest is given `--budgets FILE`, as `make test` does: one test alone on a slow machine is nobody's business.
+"""
+
+import subprocess
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--budgets", type=Path, metavar="FILE", help="fail when a folder's tests cost or skip too much")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--budgets"):
+        budgets = tomllib.loads(path.read_text())
+        config.pluginmanager.register(Budgets(budgets["seconds"], budgets["skips"]), "nvshare-budgets")
+
+
+class Budgets:
+    """Adds up what the tests of each folder took, and judges it when the session ends."""
+
+    def __init__(self, seconds: Mapping[str, float], skips: Mapping[str, str]) -> None:
+        self.seconds = seconds
+        self.skips = skips
+        self.taken: defaultdict[str, float] = defaultdict(float)
+        self.tests: Counter[str] = Counter()
+        self.skipped: dict[str, list[str]] = {}
+        self.problems: list[str] = []
+
+    def folder_of(self, test: str) -> str:
+        """The folder with a budget that `test` (a node ID) is in, else the folder of its file."""
+        path = PurePosixPath(test.partition("::")[0])
+        return next((str(parent) for parent in path.parents if str(parent) in self.seconds), str(path.parent))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        folder = self.folder_of(report.nodeid)
+        self.taken[folder] += report.duration
+        self.tests[folder] += report.when == "call" or report.skipped
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skipped.setdefault(report.longrepr[2].removeprefix("Skipped: "), []).append(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        for folder, seconds in self.taken.items():
+            if folder not in self.seconds:
+                self.problems.append(f"{folder} has no budget in seconds")
+            elif seconds > self.seconds[folder]:
+                self.problems.append(f"{folder} took {seconds:.1f} s of {self.seconds[folder]:.0f} s")
+        for reason, tests in self.skipped.items():
+            could_run = next((command for start, command in self.skips.items() if reason.startswith(start)), None)
+            if could_run is None:
+                self.problems.append(f"skipped for a reason that is not allowed ({reason}): {', '.join(tests)}")
+            elif subprocess.run(could_run, shell=True).returncode == 0:
+                self.problems.append(f"skipped although it could run here ({reason}): {', '.join(tests)}")
+        if self.problems and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("seconds of each folder of tests")
+        for folder in sorted(self.taken):
+            budget = f"{self.seconds[folder]:5.0f}" if folder in self.seconds else " none"
+            terminalreporter.line(f"{folder:28} {self.tests[folder]:5} tests {self.taken[folder]:7.1f} s of {budget} s")
+        for problem in self.problems:
+            terminalreporter.line(f"over budget: {problem}", red=True)
