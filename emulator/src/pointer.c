@@ -1,0 +1,121 @@
+/* What the driver says about an address. */
+#include "driver.h"
+
+static int device_ordinal(const struct emu_range *range) {
+    return (int)(range->device - emu.devices);
+}
+
+static bool is_host(const struct emu_range *range) {
+    return range->kind == EMU_RANGE_PINNED || range->kind == EMU_RANGE_REGISTERED;
+}
+
+static CUresult attribute_of(const struct emu_range *range, CUdeviceptr pointer, CUpointer_attribute attribute,
+                             void *data) {
+    switch (attribute) {
+    case CU_POINTER_ATTRIBUTE_CONTEXT:
+        *(CUcontext *)data = range->context;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+        *(unsigned *)data = is_host(range) ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+        *(CUdeviceptr *)data = pointer;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+        if (!is_host(range) && range->kind != EMU_RANGE_MANAGED) {
+            return CUDA_ERROR_INVALID_VALUE;
+        }
+        *(CUdeviceptr *)data = pointer;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
+        *(int *)data = 0;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+        *(unsigned long long *)data = range->id;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+        *(unsigned *)data = range->kind == EMU_RANGE_MANAGED;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+        *(int *)data = device_ordinal(range);
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+    case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
+        *(CUdeviceptr *)data = range->start;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+    case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
+        *(size_t *)data = range->bytes;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+        *(unsigned *)data = 1;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+        *(unsigned long long *)data = 0;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
+        *(unsigned long long *)data =
+            range->accessible ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_NONE;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+        *(CUmemoryPool *)data = range->pool;
+        return CUDA_SUCCESS;
+    default:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
+}
+
+EMU_EXPORT CUresult CUDAAPI cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr pointer) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    const struct emu_range *range = emu_range_find(pointer);
+    if (data == NULL || range == NULL) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    return emu_leave(attribute_of(range, pointer, attribute, data));
+}
+
+/* An address that the driver does not know is no error here: each value is then 0, as the real driver documents. */
+EMU_EXPORT CUresult CUDAAPI cuPointerGetAttributes(unsigned count, CUpointer_attribute *attributes, void **data,
+                                                   CUdeviceptr pointer) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (count == 0 || attributes == NULL || data == NULL) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    const struct emu_range *range = emu_range_find(pointer);
+    for (unsigned index = 0; index < count; index++) {
+        if (range != NULL && attribute_of(range, pointer, attributes[index], data[index]) == CUDA_SUCCESS) {
+            continue;
+        }
+        bool is_narrow = attributes[index] == CU_POINTER_ATTRIBUTE_MEMORY_TYPE ||
+                         attributes[index] == CU_POINTER_ATTRIBUTE_IS_MANAGED ||
+                         attributes[index] == CU_POINTER_ATTRIBUTE_MAPPED ||
+                         attributes[index] == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS;
+        if (attributes[index] == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) {
+            *(int *)data[index] = -2; /* the real driver's value for an address without a device */
+        } else if (is_narrow) {
+            *(unsigned *)data[index] = 0;
+        } else {
+            *(unsigned long long *)data[index] = 0;
+        }
+    }
+    return emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuPointerSetAttribute(const void *value, CUpointer_attribute attribute,
+                                                  CUdeviceptr pointer) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    bool valid = value != NULL && attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS && emu_range_find(pointer) != NULL;
+    return emu_leave(valid ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
+}

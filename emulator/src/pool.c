@@ -1,0 +1,310 @@
+/* Stream-ordered allocation. A pool here keeps nothing back: an allocation takes its bytes at the call, and gives them
+ * back when the stream has reached the free. That is what a pool with release threshold 0 shows after each
+ * synchronisation. */
+#include "pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "capture.h"
+
+#define POOL_MAGIC 0x504f4f31U
+
+struct CUmemPoolHandle_st {
+    uint32_t magic;
+    struct emu_device *device;
+    bool is_default;
+    uint64_t release_threshold;
+    uint64_t used_bytes;
+    uint64_t used_high;
+    int reuse[3]; /* attributes that are remembered and have no effect */
+};
+
+static struct CUmemPoolHandle_st default_pools[EMU_MAX_CARDS];
+static CUmemoryPool current_pools[EMU_MAX_CARDS];
+
+static bool is_pool(CUmemoryPool pool) {
+    return pool != NULL && pool->magic == POOL_MAGIC;
+}
+
+static CUmemoryPool default_pool(int ordinal) {
+    struct CUmemPoolHandle_st *pool = &default_pools[ordinal];
+    if (pool->magic == 0) {
+        *pool = (struct CUmemPoolHandle_st){
+            .magic = POOL_MAGIC, .device = &emu.devices[ordinal], .is_default = true, .reuse = {1, 1, 1}};
+    }
+    return pool;
+}
+
+static CUmemoryPool current_pool(int ordinal) {
+    return current_pools[ordinal] != NULL ? current_pools[ordinal] : default_pool(ordinal);
+}
+
+static CUresult enter_ordinal(const void *target, int ordinal) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (target == NULL || ordinal < 0 || ordinal >= emu.device_count) {
+        return emu_leave(target == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_INVALID_DEVICE);
+    }
+    return CUDA_SUCCESS;
+}
+
+EMU_EXPORT CUresult CUDAAPI cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice device) {
+    CUresult result = enter_ordinal(pool, device);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    *pool = default_pool(device);
+    return emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice device) {
+    CUresult result = enter_ordinal(pool, device);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    *pool = current_pool(device);
+    return emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuDeviceSetMemPool(CUdevice device, CUmemoryPool pool) {
+    CUresult result = enter_ordinal(pool, device);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (!is_pool(pool) || pool->device != &emu.devices[device]) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    current_pools[device] = pool;
+    return emu_leave(CUDA_SUCCESS);
+}
+
+static CUresult location_ordinal(const CUmemLocation *location, CUmemAllocationType type, int *ordinal) {
+    if (location == NULL || type != CU_MEM_ALLOCATION_TYPE_PINNED) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    *ordinal = location->id;
+    return location->type == CU_MEM_LOCATION_TYPE_DEVICE ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemGetDefaultMemPool(CUmemoryPool *pool, CUmemLocation *location,
+                                                   CUmemAllocationType type) {
+    int ordinal = 0;
+    CUresult result = location_ordinal(location, type, &ordinal);
+    return result != CUDA_SUCCESS ? result : cuDeviceGetDefaultMemPool(pool, ordinal);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type) {
+    int ordinal = 0;
+    CUresult result = location_ordinal(location, type, &ordinal);
+    return result != CUDA_SUCCESS ? result : cuDeviceGetMemPool(pool, ordinal);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool) {
+    int ordinal = 0;
+    CUresult result = location_ordinal(location, type, &ordinal);
+    return result != CUDA_SUCCESS ? result : cuDeviceSetMemPool(ordinal, pool);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *properties) {
+    CUresult result = enter_ordinal(pool, properties == NULL ? -1 : properties->location.id);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (properties->allocType != CU_MEM_ALLOCATION_TYPE_PINNED ||
+        properties->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    if (properties->handleTypes != CU_MEM_HANDLE_TYPE_NONE) {
+        return emu_leave(CUDA_ERROR_NOT_SUPPORTED);
+    }
+    CUmemoryPool made = calloc(1, sizeof *made);
+    if (made == NULL) {
+        return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    *made = (struct CUmemPoolHandle_st){
+        .magic = POOL_MAGIC, .device = &emu.devices[properties->location.id], .reuse = {1, 1, 1}};
+    *pool = made;
+    return emu_leave(CUDA_SUCCESS);
+}
+
+static CUresult enter_pool(CUmemoryPool pool) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    return is_pool(pool) ? CUDA_SUCCESS : emu_leave(CUDA_ERROR_INVALID_VALUE);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolDestroy(CUmemoryPool pool) {
+    CUresult result = enter_pool(pool);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (pool->is_default || pool->used_bytes > 0) {
+        return emu_leave(pool->is_default ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_NOT_PERMITTED);
+    }
+    ptrdiff_t ordinal = pool->device - emu.devices;
+    if (current_pools[ordinal] == pool) {
+        current_pools[ordinal] = NULL;
+    }
+    pool->magic = 0;
+    free(pool);
+    return emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolTrimTo(CUmemoryPool pool, size_t bytes) {
+    (void)bytes;
+    CUresult result = enter_pool(pool);
+    return result != CUDA_SUCCESS ? result : emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value) {
+    CUresult result = enter_pool(pool);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (value == NULL) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    switch (attribute) {
+    case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
+    case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
+    case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
+        *(int *)value = pool->reuse[attribute - CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES];
+        break;
+    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
+        *(cuuint64_t *)value = pool->release_threshold;
+        break;
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
+    case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
+        *(cuuint64_t *)value = pool->used_bytes;
+        break;
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+    case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+        *(cuuint64_t *)value = pool->used_high;
+        break;
+    default:
+        result = CUDA_ERROR_INVALID_VALUE;
+    }
+    return emu_leave(result);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value) {
+    CUresult result = enter_pool(pool);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (value == NULL) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    switch (attribute) {
+    case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
+    case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
+    case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
+        pool->reuse[attribute - CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES] = *(const int *)value;
+        break;
+    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
+        pool->release_threshold = *(const cuuint64_t *)value;
+        break;
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+    case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+        result = *(const cuuint64_t *)value == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+        pool->used_high = result == CUDA_SUCCESS ? pool->used_bytes : pool->used_high;
+        break;
+    default:
+        result = CUDA_ERROR_INVALID_VALUE;
+    }
+    return emu_leave(result);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *descriptions, size_t count) {
+    CUresult result = enter_pool(pool);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    return emu_leave(descriptions == NULL || count == 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool pool, CUmemLocation *location) {
+    CUresult result = enter_pool(pool);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (flags == NULL || location == NULL) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    return emu_leave(CUDA_SUCCESS);
+}
+
+CUresult emu_pool_allocate(CUdeviceptr *pointer, size_t bytes, CUmemoryPool pool, CUstream handle) {
+    CUcontext context = NULL;
+    CUstream stream = NULL;
+    CUresult result = emu_enter_context(&context);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    result = emu_stream_find(context, handle, &stream);
+    if (result == CUDA_SUCCESS && (pointer == NULL || bytes == 0)) {
+        result = CUDA_ERROR_INVALID_VALUE;
+    }
+    if (result == CUDA_SUCCESS && emu_stream_is_capturing(stream)) {
+        result = emu_capture_refuse(stream); /* allocation nodes are not emulated */
+    }
+    if (result != CUDA_SUCCESS) {
+        return emu_leave(result);
+    }
+    CUmemoryPool chosen = pool != NULL ? pool : current_pool((int)(stream->context->device - emu.devices));
+    if (!is_pool(chosen) || chosen->device != stream->context->device) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    result = emu_memory_allocate(stream->context, bytes, chosen, pointer);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY) {
+        emu_wait_context(stream->context); /* frees that are still to come may make room */
+        result = emu_memory_allocate(stream->context, bytes, chosen, pointer);
+    }
+    if (result == CUDA_SUCCESS) {
+        chosen->used_bytes += bytes;
+        chosen->used_high = chosen->used_bytes > chosen->used_high ? chosen->used_bytes : chosen->used_high;
+    }
+    return emu_leave(result);
+}
+
+void emu_pool_returned(CUmemoryPool pool, uint64_t bytes) {
+    pool->used_bytes -= bytes;
+}
+
+static bool free_in_order(void *argument) {
+    const struct emu_range *range = emu_range_find((uint64_t)(uintptr_t)argument);
+    if (range != NULL && range->start == (uint64_t)(uintptr_t)argument) {
+        emu_memory_free_range(range);
+    }
+    return true;
+}
+
+CUresult emu_pool_free(CUdeviceptr pointer, CUstream handle) {
+    CUcontext context = NULL;
+    CUstream stream = NULL;
+    CUresult result = emu_enter_context(&context);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    const struct emu_range *range = emu_range_find(pointer);
+    result = emu_stream_find(context, handle, &stream);
+    if (result == CUDA_SUCCESS && pointer == 0) {
+        return emu_leave(CUDA_SUCCESS);
+    }
+    if (result == CUDA_SUCCESS && (range == NULL || range->start != pointer || range->kind != EMU_RANGE_DEVICE)) {
+        result = CUDA_ERROR_INVALID_VALUE;
+    }
+    if (result == CUDA_SUCCESS && emu_stream_is_capturing(stream)) {
+        result = emu_capture_refuse(stream);
+    }
+    if (result == CUDA_SUCCESS) {
+        result = emu_stream_append_call(stream, free_in_order, (void *)(uintptr_t)pointer);
+    }
+    return emu_leave(result);
+}
