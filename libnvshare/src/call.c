@@ -81,10 +81,10 @@ static bool nvs_end_on_card(CUmemorytype type, CUdeviceptr pointer) {
     }
 }
 
-#define NVS_CLASS_OF_DESCRIPTOR(copy)                                                                                            \
-    ((copy) != NULL && nvs_end_on_card((copy)->dstMemoryType, (copy)->dstDevice) &&                                              \
-             nvs_end_on_card((copy)->srcMemoryType, (copy)->srcDevice)                                                           \
-         ? NVS_LAUNCH                                                                                                            \
+#define NVS_CLASS_OF_DESCRIPTOR(copy)                                                                                  \
+    ((copy) != NULL && nvs_end_on_card((copy)->dstMemoryType, (copy)->dstDevice) &&                                    \
+             nvs_end_on_card((copy)->srcMemoryType, (copy)->srcDevice)                                                 \
+         ? NVS_LAUNCH                                                                                                  \
          : NVS_COPY)
 
 enum nvs_class nvs_call_class_of_2d(const CUDA_MEMCPY2D *copy) {
@@ -120,7 +120,8 @@ CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext oth
         atomic_thread_fence(memory_order_seq_cst);
         struct nvs_device *closed = NULL;
         for (int i = 0; i < 2; i++)
-            if (devices[i] != NULL && (atomic_load_explicit(&devices[i]->closed, memory_order_acquire) & NVS_LAUNCH) != 0)
+            if (devices[i] != NULL &&
+                (atomic_load_explicit(&devices[i]->closed, memory_order_acquire) & NVS_LAUNCH) != 0)
                 closed = devices[i];
         if (closed == NULL)
             return CUDA_SUCCESS;

@@ -41,7 +41,7 @@ static inline bool nvs_call_pass(struct nvs_thread *thread, struct nvs_device *d
     return false;
 }
 
-static inline __attribute__((always_inline)) CUresult nvs_call_enter(struct nvs_call *call, enum nvs_class class, CUstream stream) {
+static inline CUresult nvs_call_enter(struct nvs_call *call, enum nvs_class class, CUstream stream) {
     struct nvs_thread *thread = nvs_thread_self;
     CUcontext context = atomic_load_explicit(&nvs_device_sole_context, memory_order_relaxed);
     if (__builtin_expect(thread == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0, false) ||

@@ -11,22 +11,22 @@
 // `stream` as the base function means it, and as the per-thread variant does.
 #define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
 
-#define NVS_WRAPPER(name, class, stream, params, args)                                                                           \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        struct nvs_call call;                                                                                                    \
-        CUresult result = nvs_call_enter(&call, (class), (stream));                                                              \
-        if (result != CUDA_SUCCESS)                                                                                              \
-            return result;                                                                                                       \
-        result = nvs_real.name == NULL ? CUDA_ERROR_NOT_SUPPORTED : nvs_real.name args;                                          \
-        nvs_call_leave(&call);                                                                                                   \
-        return result;                                                                                                           \
+#define NVS_WRAPPER(name, class, stream, params, args)                                                                 \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        struct nvs_call call;                                                                                          \
+        CUresult result = nvs_call_enter(&call, (class), (stream));                                                    \
+        if (result != CUDA_SUCCESS)                                                                                    \
+            return result;                                                                                             \
+        result = nvs_real.name == NULL ? CUDA_ERROR_NOT_SUPPORTED : nvs_real.name args;                                \
+        nvs_call_leave(&call);                                                                                         \
+        return result;                                                                                                 \
     }
 
-#define NVS_STREAM_CALL(name, class, stream, params, args)                                                                       \
-    NVS_WRAPPER(name, class, stream, params, args)                                                                               \
+#define NVS_STREAM_CALL(name, class, stream, params, args)                                                             \
+    NVS_WRAPPER(name, class, stream, params, args)                                                                     \
     NVS_WRAPPER(name##_ptsz, class, NVS_OWN(stream), params, args)
-#define NVS_SYNC_CALL(name, class, params, args)                                                                                 \
-    NVS_WRAPPER(name, class, NULL, params, args)                                                                                 \
+#define NVS_SYNC_CALL(name, class, params, args)                                                                       \
+    NVS_WRAPPER(name, class, NULL, params, args)                                                                       \
     NVS_WRAPPER(name##_ptds, class, CU_STREAM_PER_THREAD, params, args)
 #define NVS_PLAIN_CALL(name, class, stream, params, args) NVS_WRAPPER(name, class, stream, params, args)
 #define NVS_CUSTOM(name)
@@ -36,18 +36,18 @@
 #undef NVS_PLAIN_CALL
 #undef NVS_CUSTOM
 
-#define NVS_PAIR_WRAPPER(name, peers, stream, params, args)                                                                 \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        struct nvs_call call;                                                                                                    \
-        CUresult result = nvs_call_enter_pair(&call, peers, (stream));                                                  \
-        if (result != CUDA_SUCCESS)                                                                                              \
-            return result;                                                                                                       \
-        result = nvs_real.name == NULL ? CUDA_ERROR_NOT_SUPPORTED : nvs_real.name args;                                          \
-        nvs_call_leave(&call);                                                                                                   \
-        return result;                                                                                                           \
+#define NVS_PAIR_WRAPPER(name, peers, stream, params, args)                                                            \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        struct nvs_call call;                                                                                          \
+        CUresult result = nvs_call_enter_pair(&call, peers, (stream));                                                 \
+        if (result != CUDA_SUCCESS)                                                                                    \
+            return result;                                                                                             \
+        result = nvs_real.name == NULL ? CUDA_ERROR_NOT_SUPPORTED : nvs_real.name args;                                \
+        nvs_call_leave(&call);                                                                                         \
+        return result;                                                                                                 \
     }
 
-#define NVS_PEER_PARAMS                                                                                                          \
+#define NVS_PEER_PARAMS                                                                                                \
     CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount
 #define NVS_PEER_CONTEXTS dstContext, srcContext
 #define NVS_PEER_ARGS dstDevice, dstContext, srcDevice, srcContext, ByteCount
@@ -62,14 +62,15 @@ NVS_PAIR_WRAPPER(cuMemcpyPeerAsync, NVS_PEER_CONTEXTS, hStream, (NVS_PEER_PARAMS
 NVS_PAIR_WRAPPER(cuMemcpyPeerAsync_ptsz, NVS_PEER_CONTEXTS, NVS_OWN(hStream), (NVS_PEER_PARAMS, CUstream hStream),
                  (NVS_PEER_ARGS, hStream))
 NVS_PAIR_WRAPPER(cuMemcpy3DPeer, NVS_PEERS(pCopy), NULL, (const CUDA_MEMCPY3D_PEER *pCopy), (pCopy))
-NVS_PAIR_WRAPPER(cuMemcpy3DPeer_ptds, NVS_PEERS(pCopy), CU_STREAM_PER_THREAD,
-                 (const CUDA_MEMCPY3D_PEER *pCopy), (pCopy))
-NVS_PAIR_WRAPPER(cuMemcpy3DPeerAsync, NVS_PEERS(pCopy), hStream,
-                 (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream), (pCopy, hStream))
+NVS_PAIR_WRAPPER(cuMemcpy3DPeer_ptds, NVS_PEERS(pCopy), CU_STREAM_PER_THREAD, (const CUDA_MEMCPY3D_PEER *pCopy),
+                 (pCopy))
+NVS_PAIR_WRAPPER(cuMemcpy3DPeerAsync, NVS_PEERS(pCopy), hStream, (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream),
+                 (pCopy, hStream))
 NVS_PAIR_WRAPPER(cuMemcpy3DPeerAsync_ptsz, NVS_PEERS(pCopy), NVS_OWN(hStream),
                  (const CUDA_MEMCPY3D_PEER *pCopy, CUstream hStream), (pCopy, hStream))
 
-// One launch over several devices (gone in CUDA 13). It obeys the gate of the calling thread's current device, as every launch.
+// One launch over several devices (gone in CUDA 13). It obeys the gate of the calling thread's current device, as every
+// launch.
 NVS_EXPORT CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList, unsigned int numDevices,
                                                          unsigned int flags) {
     struct nvs_call call;

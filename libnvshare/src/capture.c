@@ -5,7 +5,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-// More captures open at once than this are still counted, but not by stream: until they end, every stream is treated as one.
+// More captures open at once than this are still counted, but not by stream: until they end, every stream is treated as
+// one.
 #define NVS_CAPTURES_MAX 64u
 
 // Covers the list and the count. Held over the driver's cuEventRecord; no other lock is taken under it.
@@ -66,7 +67,8 @@ static bool nvs_capture_forbids(CUstream stream) {
 
 CUresult nvs_capture_record(CUevent event, CUstream stream) {
     pthread_mutex_lock(&nvs_capture_lock);
-    CUresult result = nvs_capture_forbids(stream) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : nvs_real.cuEventRecord(event, stream);
+    CUresult result =
+        nvs_capture_forbids(stream) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : nvs_real.cuEventRecord(event, stream);
     pthread_mutex_unlock(&nvs_capture_lock);
     return result;
 }

@@ -1,8 +1,8 @@
 // Stream captures of the program: what must not be disturbed.
 //
-// While a capture is open, a call that would synchronise or record on the wrong stream destroys it. Our own driver calls run with
-// the thread's capture mode relaxed, never record on a capturing stream, and never on the legacy stream while any is open. A
-// launch that is only captured is no launch: it passes a closed gate.
+// While a capture is open, a call that would synchronise or record on the wrong stream destroys it. Our own driver
+// calls run with the thread's capture mode relaxed, never record on a capturing stream, and never on the legacy stream
+// while any is open. A launch that is only captured is no launch: it passes a closed gate.
 #ifndef NVS_CAPTURE_H
 #define NVS_CAPTURE_H
 
@@ -18,8 +18,8 @@ bool nvs_capture_on(CUstream stream);
 // True while any capture is open. A stream can join one at any moment, so only its own threads may record on it then.
 bool nvs_capture_any(void);
 
-// Records the event on the stream, or gives CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED where that would disturb a capture. No capture
-// that we see begins meanwhile.
+// Records the event on the stream, or gives CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED where that would disturb a capture.
+// No capture that we see begins meanwhile.
 CUresult nvs_capture_record(CUevent event, CUstream stream);
 
 // True for the errors by which the driver says that a capture forbids a call: it may be allowed later.

@@ -18,30 +18,30 @@ static void nvs_context_ended(CUcontext context) {
     nvs_device_context_ended(context);
 }
 
-#define NVS_CONTEXT_END(name)                                                                                                    \
-    NVS_EXPORT CUresult name(CUcontext ctx) {                                                                                    \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        nvs_stream_context_hold(ctx);                                                                                            \
-        CUresult result = nvs_real.name(ctx);                                                                                    \
-        nvs_stream_context_release(ctx, result == CUDA_SUCCESS);                                                                 \
-        if (result == CUDA_SUCCESS)                                                                                              \
-            nvs_context_ended(ctx);                                                                                              \
-        return result;                                                                                                           \
+#define NVS_CONTEXT_END(name)                                                                                          \
+    NVS_EXPORT CUresult name(CUcontext ctx) {                                                                          \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        nvs_stream_context_hold(ctx);                                                                                  \
+        CUresult result = nvs_real.name(ctx);                                                                          \
+        nvs_stream_context_release(ctx, result == CUDA_SUCCESS);                                                       \
+        if (result == CUDA_SUCCESS)                                                                                    \
+            nvs_context_ended(ctx);                                                                                    \
+        return result;                                                                                                 \
     }
 
 // The first versions are still what an old program, or one that asks for CUDA 3.2, is given.
 NVS_CONTEXT_END(cuCtxDestroy)
 NVS_CONTEXT_END(cuCtxDestroy_v2)
 
-#define NVS_CONTEXT_USE(name, context, params, args)                                                                           \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        CUresult result = nvs_real.name args;                                                                                    \
-        if (result == CUDA_SUCCESS)                                                                                              \
-            nvs_device_context_seen(context);                                                                                    \
-        return result;                                                                                                           \
+#define NVS_CONTEXT_USE(name, context, params, args)                                                                   \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        CUresult result = nvs_real.name args;                                                                          \
+        if (result == CUDA_SUCCESS)                                                                                    \
+            nvs_device_context_seen(context);                                                                          \
+        return result;                                                                                                 \
     }
 
 // A context takes memory of its own on the card: the process is a client from then on, and not a stranger on it.
@@ -52,24 +52,24 @@ static void nvs_context_made(CUcontext context, CUdevice ordinal) {
         nvs_device_use(device);
 }
 
-#define NVS_CONTEXT_MAKE(name, params, args)                                                                                     \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        CUresult result = nvs_real.name args;                                                                                    \
-        if (result == CUDA_SUCCESS)                                                                                              \
-            nvs_context_made(*pctx, dev);                                                                                        \
-        return result;                                                                                                           \
+#define NVS_CONTEXT_MAKE(name, params, args)                                                                           \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        CUresult result = nvs_real.name args;                                                                          \
+        if (result == CUDA_SUCCESS)                                                                                    \
+            nvs_context_made(*pctx, dev);                                                                              \
+        return result;                                                                                                 \
     }
 
 NVS_CONTEXT_MAKE(cuCtxCreate, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
 NVS_CONTEXT_MAKE(cuCtxCreate_v2, (CUcontext * pctx, unsigned int flags, CUdevice dev), (pctx, flags, dev))
 NVS_CONTEXT_MAKE(cuCtxCreate_v3,
-                  (CUcontext * pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev),
-                  (pctx, paramsArray, numParams, flags, dev))
+                 (CUcontext * pctx, CUexecAffinityParam *paramsArray, int numParams, unsigned int flags, CUdevice dev),
+                 (pctx, paramsArray, numParams, flags, dev))
 NVS_CONTEXT_MAKE(cuCtxCreate_v4,
-                  (CUcontext * pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev),
-                  (pctx, ctxCreateParams, flags, dev))
+                 (CUcontext * pctx, CUctxCreateParams *ctxCreateParams, unsigned int flags, CUdevice dev),
+                 (pctx, ctxCreateParams, flags, dev))
 NVS_CONTEXT_USE(cuCtxSetCurrent, ctx, (CUcontext ctx), (ctx))
 NVS_CONTEXT_USE(cuCtxPushCurrent, ctx, (CUcontext ctx), (ctx))
 NVS_CONTEXT_USE(cuCtxPushCurrent_v2, ctx, (CUcontext ctx), (ctx))
@@ -100,18 +100,18 @@ NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
     return result;
 }
 
-#define NVS_PRIMARY_END(name)                                                                                                    \
-    NVS_EXPORT CUresult name(CUdevice dev) {                                                                                     \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        CUcontext context = nvs_primary_context(dev);                                                                            \
-        nvs_stream_context_hold(context);                                                                                        \
-        CUresult result = nvs_real.name(dev);                                                                                    \
-        bool ended = result == CUDA_SUCCESS && context != NULL && !nvs_primary_active(dev);                                      \
-        nvs_stream_context_release(context, ended);                                                                              \
-        if (ended)                                                                                                               \
-            nvs_context_ended(context);                                                                                          \
-        return result;                                                                                                           \
+#define NVS_PRIMARY_END(name)                                                                                          \
+    NVS_EXPORT CUresult name(CUdevice dev) {                                                                           \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        CUcontext context = nvs_primary_context(dev);                                                                  \
+        nvs_stream_context_hold(context);                                                                              \
+        CUresult result = nvs_real.name(dev);                                                                          \
+        bool ended = result == CUDA_SUCCESS && context != NULL && !nvs_primary_active(dev);                            \
+        nvs_stream_context_release(context, ended);                                                                    \
+        if (ended)                                                                                                     \
+            nvs_context_ended(context);                                                                                \
+        return result;                                                                                                 \
     }
 
 NVS_PRIMARY_END(cuDevicePrimaryCtxRelease)
@@ -119,13 +119,13 @@ NVS_PRIMARY_END(cuDevicePrimaryCtxRelease_v2)
 NVS_PRIMARY_END(cuDevicePrimaryCtxReset)
 NVS_PRIMARY_END(cuDevicePrimaryCtxReset_v2)
 
-#define NVS_STREAM_END(name)                                                                                                     \
-    NVS_EXPORT CUresult name(CUstream hStream) {                                                                                 \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        if (nvs_thread_join() != NULL)                                                                                           \
-            nvs_stream_ending(hStream);                                                                                          \
-        return nvs_real.name(hStream);                                                                                           \
+#define NVS_STREAM_END(name)                                                                                           \
+    NVS_EXPORT CUresult name(CUstream hStream) {                                                                       \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        if (nvs_thread_join() != NULL)                                                                                 \
+            nvs_stream_ending(hStream);                                                                                \
+        return nvs_real.name(hStream);                                                                                 \
     }
 
 NVS_STREAM_END(cuStreamDestroy)
@@ -133,29 +133,29 @@ NVS_STREAM_END(cuStreamDestroy_v2)
 
 #define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
 
-#define NVS_CAPTURE_BEGIN(name, stream, params, args)                                                                            \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        nvs_capture_began(stream); /* before it is one: from then on our own calls keep away */                                  \
-        CUresult result = nvs_real.name args;                                                                                    \
-        if (result != CUDA_SUCCESS)                                                                                              \
-            nvs_capture_ended(stream);                                                                                           \
-        return result;                                                                                                           \
+#define NVS_CAPTURE_BEGIN(name, stream, params, args)                                                                  \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        nvs_capture_began(stream); /* before it is one: from then on our own calls keep away */                        \
+        CUresult result = nvs_real.name args;                                                                          \
+        if (result != CUDA_SUCCESS)                                                                                    \
+            nvs_capture_ended(stream);                                                                                 \
+        return result;                                                                                                 \
     }
 
-#define NVS_CAPTURE_END(name, stream)                                                                                            \
-    NVS_EXPORT CUresult name(CUstream hStream, CUgraph *phGraph) {                                                               \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                                       \
-            return CUDA_ERROR_NOT_INITIALIZED;                                                                                   \
-        CUresult result = nvs_real.name(hStream, phGraph);                                                                       \
-        if (!nvs_capture_on(stream)) /* an end by the wrong thread leaves it open */                                             \
-            nvs_capture_ended(stream);                                                                                           \
-        return result;                                                                                                           \
+#define NVS_CAPTURE_END(name, stream)                                                                                  \
+    NVS_EXPORT CUresult name(CUstream hStream, CUgraph *phGraph) {                                                     \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        CUresult result = nvs_real.name(hStream, phGraph);                                                             \
+        if (!nvs_capture_on(stream)) /* an end by the wrong thread leaves it open */                                   \
+            nvs_capture_ended(stream);                                                                                 \
+        return result;                                                                                                 \
     }
 
-#define NVS_TO_GRAPH_PARAMS                                                                                                      \
-    CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,                    \
+#define NVS_TO_GRAPH_PARAMS                                                                                            \
+    CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,          \
         size_t numDependencies, CUstreamCaptureMode mode
 #define NVS_TO_GRAPH_ARGS hStream, hGraph, dependencies, dependencyData, numDependencies, mode
 

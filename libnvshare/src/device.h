@@ -1,10 +1,11 @@
 // What libnvshare knows of one GPU: the grant in force, who waits, what is allocated, which streams have work.
 //
-// Devices are numbered as the program's driver numbers them (CUDA_VISIBLE_DEVICES applied). A device is *in use* from its first
-// gated call or allocation. Its gate starts closed and follows the grants; the control thread is the only one that changes it.
+// Devices are numbered as the program's driver numbers them (CUDA_VISIBLE_DEVICES applied). A device is *in use* from
+// its first gated call or allocation. Its gate starts closed and follows the grants; the control thread is the only one
+// that changes it.
 //
-// Locks: `lock` covers what is marked so and is never held over a call of the driver. nvs_stream's own lock may be held over
-// one; it is never taken while `lock` is held, and `lock` may be taken under it.
+// Locks: `lock` covers what is marked so and is never held over a call of the driver. nvs_stream's own lock may be held
+// over one; it is never taken while `lock` is held, and `lock` may be taken under it.
 #ifndef NVS_DEVICE_H
 #define NVS_DEVICE_H
 
@@ -40,33 +41,33 @@ struct nvs_device {
     _Alignas(64) _Atomic int64_t in_flight_ns; // estimate over all streams
     _Atomic(struct nvs_stream *) streams;
     _Atomic(CUcontext) primary_context; // as last retained; NULL: never
-    _Atomic uint64_t busy_ns;    // time in which its work ran, summed over marks
-    _Atomic uint64_t longest_ns; // longest time for one mark since the last report
+    _Atomic uint64_t busy_ns;           // time in which its work ran, summed over marks
+    _Atomic uint64_t longest_ns;        // longest time for one mark since the last report
 
     pthread_mutex_t lock;
     pthread_cond_t changed; // CLOCK_MONOTONIC; broadcast when the gate opens or the grant changes
     // Under lock:
-    nvs_grant grant;               // in force; generation 0: none yet
-    bool unmanaged;                // runs without a plan, by setting
-    bool refused;                  // answers with an error, by setting
+    nvs_grant grant; // in force; generation 0: none yet
+    bool unmanaged;  // runs without a plan, by setting
+    bool refused;    // answers with an error, by setting
     enum nvs_client_state state;
     uint32_t gate_waiters;
     uint32_t memory_waiters;
     uint64_t footprint_bytes;
-    uint64_t waiting_bytes;        // that threads wait to allocate
-    uint64_t reported_bytes;       // footprint in the last report
+    uint64_t waiting_bytes;  // that threads wait to allocate
+    uint64_t reported_bytes; // footprint in the last report
     uint64_t gate_wait_ns;
     uint64_t allocation_wait_ns;
     uint64_t hand_overs;
     bool demand;
 
     // Only the control thread:
-    uint64_t unplanned_since_ns;   // since when it is in use without a plan; 0: not yet looked
+    uint64_t unplanned_since_ns; // since when it is in use without a plan; 0: not yet looked
     uint64_t drain_started_ns;
-    bool drain_aimed;              // every stream knows how far it must come
+    bool drain_aimed; // every stream knows how far it must come
     uint64_t drain_ns;
-    uint64_t launches_seen;        // at the last look for demand
-    uint64_t active_ns;            // when work was last seen, launched or in flight
+    uint64_t launches_seen; // at the last look for demand
+    uint64_t active_ns;     // when work was last seen, launched or in flight
     uint64_t busy_reported_ns;
     uint64_t longest_reported_ns;
     uint64_t reported_ns;
@@ -88,7 +89,8 @@ struct nvs_device *nvs_device_of_ordinal(int ordinal);
 // The device with this UUID as NVML prints it; NULL if there is none.
 struct nvs_device *nvs_device_of_uuid(const char *uuid);
 
-// The only context that the process has used so far: with one, a launch need not ask which is current. NULL: none yet, or several.
+// The only context that the process has used so far: with one, a launch need not ask which is current. NULL: none yet,
+// or several.
 extern _Atomic(CUcontext) nvs_device_sole_context;
 
 // A context is used, or made current.
@@ -112,8 +114,8 @@ uint64_t nvs_device_limit_bytes(const struct nvs_device *device);
 // Gated calls of the program since its start.
 uint64_t nvs_device_launches(struct nvs_device *device);
 
-// The client's limit and footprint, once its first plan is known: waits for that. CUDA_SUCCESS, or the error of the setting
-// without a relay. Limit UINT64_MAX: none.
+// The client's limit and footprint, once its first plan is known: waits for that. CUDA_SUCCESS, or the error of the
+// setting without a relay. Limit UINT64_MAX: none.
 CUresult nvs_device_memory(struct nvs_device *device, uint64_t *limit_bytes, uint64_t *footprint_bytes);
 
 // One wait for a change, with the lock held; every ten seconds it says what `call` waits for. May wake for nothing.

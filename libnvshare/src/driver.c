@@ -7,8 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-// cuda.h calls it cuEventElapsedTime; drivers since 12.8 export that name for the old behaviour and `_v2` for the new one. The
-// difference does not touch us: both give milliseconds between two events that have completed.
+// cuda.h calls it cuEventElapsedTime; drivers since 12.8 export that name for the old behaviour and `_v2` for the new
+// one. The difference does not touch us: both give milliseconds between two events that have completed.
 
 struct nvs_driver nvs_real;
 struct nvs_nvml nvs_real_nvml;
@@ -47,7 +47,8 @@ static const struct nvs_symbol nvs_nvml_symbols[] = {
 #define NVS_SYMBOLS_MAX 512u
 _Static_assert(NVS_COUNT(nvs_driver_symbols) <= NVS_SYMBOLS_MAX, "the table of found symbols is too short");
 
-// Open addressing over the addresses of the originals. Written under nvs_load_lock, entry by entry (wrapper first), read without.
+// Open addressing over the addresses of the originals. Written under nvs_load_lock, entry by entry (wrapper first),
+// read without.
 #define NVS_MAP_SIZE 1024u
 static struct {
     _Atomic(void *) function;
@@ -99,8 +100,8 @@ nvs_dlsym_function nvs_loader_dlsym(void) {
     nvs_dlsym_function loader = atomic_load_explicit(&found, memory_order_acquire);
     if (loader != NULL)
         return loader;
-    // dlvsym is not wrapped by us: it finds the loader's dlsym. 2.34: since it moved into libc; 2.2.5: x86-64 before that; 2.17:
-    // the first of aarch64.
+    // dlvsym is not wrapped by us: it finds the loader's dlsym. 2.34: since it moved into libc; 2.2.5: x86-64 before
+    // that; 2.17: the first of aarch64.
     static const char *const nodes[] = {"GLIBC_2.34", "GLIBC_2.2.5", "GLIBC_2.17"};
     void *address = NULL;
     for (size_t i = 0; i < NVS_COUNT(nodes) && address == NULL; i++)
@@ -112,21 +113,13 @@ nvs_dlsym_function nvs_loader_dlsym(void) {
     return loader;
 }
 
-// The library that holds `function` if it has `probe`, else the one called `fallback`. NULL: there is none. It stays open.
-static void *nvs_open_library(const void *function, const char *probe, const char *fallback) {
-    Dl_info info, ours;
-    if (function != NULL && dladdr(function, &info) != 0 && info.dli_fname != NULL &&
-        dladdr((void *)nvs_open_library, &ours) != 0 && info.dli_fbase != ours.dli_fbase) {
-        void *handle = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-        if (handle != NULL && nvs_loader_dlsym()(handle, probe) != NULL)
-            return handle;
-    }
-    void *handle = dlopen(fallback, RTLD_LAZY);
-    return handle != NULL && nvs_loader_dlsym()(handle, probe) != NULL ? handle : NULL;
+// By its SONAME, so that one which the program loaded from elsewhere is found as well. It stays open.
+static void *nvs_open_library(const char *name, bool open) {
+    return dlopen(name, open ? RTLD_LAZY : RTLD_LAZY | RTLD_NOLOAD);
 }
 
-// Nothing is locked while the loader works: it runs constructors, which may call dlsym. Two threads that come together both look;
-// the first publishes.
+// Nothing is locked while the loader works: it runs constructors, which may call dlsym. Two threads that come together
+// both look; the first publishes.
 static bool nvs_load(void *handle, const struct nvs_symbol *symbols, size_t count, void *table, atomic_bool *loaded) {
     if (handle == NULL)
         return false;
@@ -146,15 +139,15 @@ static bool nvs_load(void *handle, const struct nvs_symbol *symbols, size_t coun
     return true;
 }
 
-bool nvs_driver_load(const void *function) {
+bool nvs_driver_load(bool open) {
     return atomic_load_explicit(&nvs_driver_loaded, memory_order_acquire) ||
-           nvs_load(nvs_open_library(function, "cuInit", "libcuda.so.1"), nvs_driver_symbols, NVS_COUNT(nvs_driver_symbols),
+           nvs_load(nvs_open_library("libcuda.so.1", open), nvs_driver_symbols, NVS_COUNT(nvs_driver_symbols),
                     &nvs_real, &nvs_driver_loaded);
 }
 
-bool nvs_nvml_load(const void *function) {
+bool nvs_nvml_load(bool open) {
     return atomic_load_explicit(&nvs_nvml_loaded, memory_order_acquire) ||
-           nvs_load(nvs_open_library(function, "nvmlInit_v2", "libnvidia-ml.so.1"), nvs_nvml_symbols, NVS_COUNT(nvs_nvml_symbols),
+           nvs_load(nvs_open_library("libnvidia-ml.so.1", open), nvs_nvml_symbols, NVS_COUNT(nvs_nvml_symbols),
                     &nvs_real_nvml, &nvs_nvml_loaded);
 }
 
@@ -167,9 +160,9 @@ static bool nvs_is_wrapped(const struct nvs_symbol *symbols, size_t count, const
 
 void *nvs_wrapper_of_name(const char *name, void *function) {
     if (nvs_is_wrapped(nvs_driver_symbols, NVS_COUNT(nvs_driver_symbols), name))
-        (void)nvs_driver_load(function);
+        (void)nvs_driver_load(false);
     else if (nvs_is_wrapped(nvs_nvml_symbols, NVS_COUNT(nvs_nvml_symbols), name))
-        (void)nvs_nvml_load(function);
+        (void)nvs_nvml_load(false);
     return nvs_wrapper_of(function);
 }
 

@@ -1,7 +1,7 @@
 // The real driver: its functions, found once, and the map from each of them to our wrapper.
 //
-// Owner of the table: this module. It is filled once, from whichever libcuda the program itself uses, and constant afterwards.
-// A symbol that this driver does not have stays NULL.
+// Owner of the table: this module. It is filled once, from whichever libcuda the program itself uses, and constant
+// afterwards. A symbol that this driver does not have stays NULL.
 #ifndef NVS_DRIVER_H
 #define NVS_DRIVER_H
 
@@ -16,11 +16,11 @@
 #define NVS_EXPORT __attribute__((visibility("default")))
 
 struct nvs_driver {
-#define NVS_STREAM_CALL(name, class, stream, params, args)                                                                       \
-    __typeof__(&name) name;                                                                                                      \
+#define NVS_STREAM_CALL(name, class, stream, params, args)                                                             \
+    __typeof__(&name) name;                                                                                            \
     __typeof__(&name##_ptsz) name##_ptsz;
-#define NVS_SYNC_CALL(name, class, params, args)                                                                                 \
-    __typeof__(&name) name;                                                                                                      \
+#define NVS_SYNC_CALL(name, class, params, args)                                                                       \
+    __typeof__(&name) name;                                                                                            \
     __typeof__(&name##_ptds) name##_ptds;
 #define NVS_PLAIN_CALL(name, class, stream, params, args) __typeof__(&name) name;
 #define NVS_CUSTOM(name) __typeof__(&name) name;
@@ -46,10 +46,10 @@ struct nvs_nvml {
 extern struct nvs_driver nvs_real;
 extern struct nvs_nvml nvs_real_nvml;
 
-// Fills nvs_real from the library that holds `function` (any address in libcuda), or from libcuda.so.1 if it is NULL or not in the
-// driver. Only the first call that finds a driver does anything. True: the table is filled.
-bool nvs_driver_load(const void *function);
-bool nvs_nvml_load(const void *function);
+// Fills nvs_real from libcuda.so.1 (nvs_real_nvml from libnvidia-ml.so.1); only if the process has it already, unless
+// `open`. Only the first call that finds it does anything. True: the table is filled.
+bool nvs_driver_load(bool open);
+bool nvs_nvml_load(bool open);
 
 // The wrapper for a function of the driver or of NVML; the same address back if there is none.
 void *nvs_wrapper_of(void *function);

@@ -1,5 +1,5 @@
-// Following the plan: the control thread's side of a device. Applies grants, opens and closes the gate at slot boundaries,
-// drains what is in flight when the client is revoked, and looks whether the program still wants the GPU.
+// Following the plan: the control thread's side of a device. Applies grants, opens and closes the gate at slot
+// boundaries, drains what is in flight when the client is revoked, and looks whether the program still wants the GPU.
 #include "capture.h"
 #include "control.h"
 #include "device.h"
@@ -18,7 +18,8 @@
 // How often a drain is looked at.
 #define NVS_DRAIN_LOOK_NS UINT64_C(100000)
 
-// A client that launched nothing for so long, with nothing in flight, has no demand: at once if another one waits for it.
+// A client that launched nothing for so long, with nothing in flight, has no demand: at once if another one waits for
+// it.
 #define NVS_IDLE_NS UINT64_C(20000000)
 #define NVS_IDLE_CONTESTED_NS UINT64_C(1000000)
 
@@ -31,7 +32,8 @@ static uint64_t nvs_sooner(uint64_t a, uint64_t b) {
 
 // Somebody else waits for this client's turn to end.
 static bool nvs_contested(const struct nvs_device *device) {
-    return device->grant.mode == NVS_MODE_SERIAL && device->grant.window_us != 0 && device->grant.window_us < NVS_WINDOW_US;
+    return device->grant.mode == NVS_MODE_SERIAL && device->grant.window_us != 0 &&
+           device->grant.window_us < NVS_WINDOW_US;
 }
 
 // Opens or closes the gate for these classes. Caller holds the lock. True: it closed for one that was open.
@@ -95,8 +97,9 @@ static bool nvs_drain_step(struct nvs_device *device, uint64_t now_ns) {
             device->state = NVS_CLIENT_STATE_STUCK;
         pthread_mutex_unlock(&device->lock);
         if (stuck) {
-            nvs_log(NVS_LOG_WARN, "work on %s has not ended %u s after this program's turn: its memory stays, others wait", device->uuid,
-                    (unsigned)(NVS_STUCK_NS / 1000000000u));
+            nvs_log(NVS_LOG_WARN,
+                    "work on %s has not ended %u s after this program's turn: its memory stays, others wait",
+                    device->uuid, (unsigned)(NVS_STUCK_NS / 1000000000u));
             nvs_control_poke((size_t)device->ordinal);
         }
         return false;
@@ -119,7 +122,8 @@ static void nvs_apply_grant(size_t index, const nvs_grant *grant) {
     bool ran = device->state == NVS_CLIENT_STATE_RUNNING;
     device->grant = *grant;
     device->unmanaged = device->refused = false;
-    atomic_store_explicit(&device->window_us, grant->window_us == 0 ? NVS_WINDOW_US : grant->window_us, memory_order_relaxed);
+    atomic_store_explicit(&device->window_us, grant->window_us == 0 ? NVS_WINDOW_US : grant->window_us,
+                          memory_order_relaxed);
     if (grant->may_launch) {
         if (!ran)
             device->hand_overs++;
@@ -139,8 +143,9 @@ static void nvs_apply_grant(size_t index, const nvs_grant *grant) {
         nvs_log(NVS_LOG_INFO, "%s: first plan, scheduler build %s", device->uuid, grant->build);
     if (nvs_log_enabled(NVS_LOG_DEBUG))
         nvs_log(NVS_LOG_DEBUG, "%s: grant %llu.%llu.%llu launch=%d resident=%llu headroom=%llu wait=%d", device->uuid,
-                (unsigned long long)grant->generation, (unsigned long long)grant->epoch, (unsigned long long)grant->sequence,
-                grant->may_launch, (unsigned long long)grant->resident_bytes, (unsigned long long)grant->headroom_bytes, grant->wait);
+                (unsigned long long)grant->generation, (unsigned long long)grant->epoch,
+                (unsigned long long)grant->sequence, grant->may_launch, (unsigned long long)grant->resident_bytes,
+                (unsigned long long)grant->headroom_bytes, grant->wait);
     nvs_control_poke(index);
 }
 
@@ -187,8 +192,8 @@ static uint64_t nvs_without_relay(struct nvs_device *device, uint64_t now_ns) {
         device->unmanaged = true;
         device->state = NVS_CLIENT_STATE_RUNNING;
         nvs_gate_set(device, 0);
-        nvs_log(NVS_LOG_WARN, "no plan for %s after %u s: running unmanaged (NVSHARE_WITHOUT_RELAY=unmanaged)", device->uuid,
-                settings->without_relay_seconds);
+        nvs_log(NVS_LOG_WARN, "no plan for %s after %u s: running unmanaged (NVSHARE_WITHOUT_RELAY=unmanaged)",
+                device->uuid, settings->without_relay_seconds);
     } else {
         device->refused = true;
         nvs_log(NVS_LOG_ERROR, "no plan for %s after %u s: CUDA calls fail (NVSHARE_WITHOUT_RELAY=fail)", device->uuid,
@@ -251,7 +256,8 @@ static bool nvs_fill_report(size_t index, nvs_report *report) {
     memcpy(report->gpu, device->uuid, sizeof(report->gpu));
     report->busy_permille = permille > 1000 ? 1000 : (uint32_t)permille;
     report->busy_us = busy_ns / 1000;
-    report->longest_work_us = (uint32_t)((longest_ns > device->longest_reported_ns ? longest_ns : device->longest_reported_ns) / 1000);
+    report->longest_work_us =
+        (uint32_t)((longest_ns > device->longest_reported_ns ? longest_ns : device->longest_reported_ns) / 1000);
     report->window_us = atomic_load_explicit(&device->window_us, memory_order_relaxed);
     report->launches = nvs_device_launches(device);
     report->leaving = nvs_library_leaving();

@@ -44,7 +44,8 @@ static bool nvs_table_grow(void) {
 // Closes the gap that a removal leaves, so that no probe ends early.
 static void nvs_table_remove(size_t at) {
     size_t gap = at;
-    for (size_t next = (at + 1) & (nvs_table_size - 1); nvs_table[next].key != 0; next = (next + 1) & (nvs_table_size - 1)) {
+    for (size_t next = (at + 1) & (nvs_table_size - 1); nvs_table[next].key != 0;
+         next = (next + 1) & (nvs_table_size - 1)) {
         size_t home = nvs_table_start(nvs_table[next].key, nvs_table_size);
         if (((next - home) & (nvs_table_size - 1)) >= ((next - gap) & (nvs_table_size - 1))) {
             nvs_table[gap] = nvs_table[next];
@@ -128,8 +129,8 @@ CUresult nvs_footprint_reserve(struct nvs_device *device, uint64_t bytes) {
         uint64_t total = device->footprint_bytes + bytes;
         if (total < bytes || (planned && total > nvs_device_limit_bytes(device))) {
             result = CUDA_ERROR_OUT_OF_MEMORY;
-            nvs_log(NVS_LOG_INFO, "%s: an allocation of %llu bytes is refused: %llu are allocated, the limit is %llu", device->uuid,
-                    (unsigned long long)bytes, (unsigned long long)device->footprint_bytes,
+            nvs_log(NVS_LOG_INFO, "%s: an allocation of %llu bytes is refused: %llu are allocated, the limit is %llu",
+                    device->uuid, (unsigned long long)bytes, (unsigned long long)device->footprint_bytes,
                     (unsigned long long)nvs_device_limit_bytes(device));
             break;
         }

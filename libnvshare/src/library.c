@@ -39,7 +39,7 @@ static void nvs_library_prepare(void) {
 
 bool nvs_library_start(void) {
     pthread_once(&nvs_library_once, nvs_library_prepare);
-    return nvs_driver_load(NULL);
+    return nvs_driver_load(true);
 }
 
 __attribute__((destructor)) static void nvs_library_end(void) {

@@ -1,8 +1,8 @@
 // The wrappers that allocate, free, and answer how much memory there is.
 //
-// What is counted: linear, pitched, managed and stream-ordered memory, physical handles on a device, and arrays. Stream-ordered
-// memory counts until it is freed, although its pool may keep it longer. A stream-ordered allocation that is only captured is a
-// node of a graph and is not counted.
+// What is counted: linear, pitched, managed and stream-ordered memory, physical handles on a device, and arrays.
+// Stream-ordered memory counts until it is freed, although its pool may keep it longer. A stream-ordered allocation
+// that is only captured is a node of a graph and is not counted.
 #include "call.h"
 #include "capture.h"
 #include "footprint.h"
@@ -18,26 +18,27 @@ static struct nvs_device *nvs_memory_device(CUcontext *context) {
     return nvs_device_current(context);
 }
 
-// Sets or clears the mark of a thread that is in the driver for memory: what the driver itself allocates there is counted once.
+// Sets or clears the mark of a thread that is in the driver for memory: what the driver itself allocates there is
+// counted once.
 static void nvs_memory_inside(bool inside) {
     if (nvs_thread_self != NULL)
         nvs_thread_self->allocates = inside;
 }
 
 // Reserves, allocates by `allocate` (an expression that gives a CUresult), and remembers the result under `key`.
-#define NVS_ALLOCATE(device, context, size, allocate, key)                                                                       \
-    do {                                                                                                                         \
-        CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                           \
-        if (nvs_result != CUDA_SUCCESS)                                                                                          \
-            return nvs_result;                                                                                                   \
-        nvs_memory_inside(true);                                                                                                 \
-        nvs_result = (allocate);                                                                                                 \
-        nvs_memory_inside(false);                                                                                                \
-        if (nvs_result == CUDA_SUCCESS)                                                                                          \
-            nvs_footprint_add((device), (context), (uint64_t)(key), (size));                                                     \
-        else                                                                                                                     \
-            nvs_footprint_release((device), (size));                                                                             \
-        return nvs_result;                                                                                                       \
+#define NVS_ALLOCATE(device, context, size, allocate, key)                                                             \
+    do {                                                                                                               \
+        CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                 \
+        if (nvs_result != CUDA_SUCCESS)                                                                                \
+            return nvs_result;                                                                                         \
+        nvs_memory_inside(true);                                                                                       \
+        nvs_result = (allocate);                                                                                       \
+        nvs_memory_inside(false);                                                                                      \
+        if (nvs_result == CUDA_SUCCESS)                                                                                \
+            nvs_footprint_add((device), (context), (uint64_t)(key), (size));                                           \
+        else                                                                                                           \
+            nvs_footprint_release((device), (size));                                                                   \
+        return nvs_result;                                                                                             \
     } while (0)
 
 NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
@@ -60,8 +61,8 @@ NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t
         return nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
     size_t row = (WidthInBytes + NVS_PITCH_BYTES - 1) / NVS_PITCH_BYTES * NVS_PITCH_BYTES;
     size_t bytes = Height != 0 && row > SIZE_MAX / Height ? SIZE_MAX : row * Height;
-    NVS_ALLOCATE(device, context, bytes, nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes),
-                 *dptr);
+    NVS_ALLOCATE(device, context, bytes,
+                 nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes), *dptr);
 }
 
 NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags) {
@@ -74,26 +75,29 @@ NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsign
     NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAllocManaged(dptr, bytesize, flags), *dptr);
 }
 
-#define NVS_ASYNC_WRAPPER(name, stream, params, args)                                                                            \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        CUcontext context = NULL;                                                                                                \
-        struct nvs_device *device = nvs_memory_device(&context);                                                                 \
-        if (nvs_real.name == NULL)                                                                                               \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                                     \
-        if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                           \
-            return nvs_real.name args;                                                                                           \
-        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr);                                                      \
+#define NVS_ASYNC_WRAPPER(name, stream, params, args)                                                                  \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        CUcontext context = NULL;                                                                                      \
+        struct nvs_device *device = nvs_memory_device(&context);                                                       \
+        if (nvs_real.name == NULL)                                                                                     \
+            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
+        if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                 \
+            return nvs_real.name args;                                                                                 \
+        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr);                                            \
     }
 
 #define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
 
-NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr *dptr, size_t bytesize, CUstream hStream), (dptr, bytesize, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocAsync_ptsz, NVS_OWN(hStream), (CUdeviceptr *dptr, size_t bytesize, CUstream hStream),
+NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
+                  (dptr, bytesize, hStream))
+NVS_ASYNC_WRAPPER(cuMemAllocAsync_ptsz, NVS_OWN(hStream), (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
                   (dptr, bytesize, hStream))
 NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync, hStream,
-                  (CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream), (dptr, bytesize, pool, hStream))
+                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+                  (dptr, bytesize, pool, hStream))
 NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync_ptsz, NVS_OWN(hStream),
-                  (CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream), (dptr, bytesize, pool, hStream))
+                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+                  (dptr, bytesize, pool, hStream))
 
 NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop,
                                 unsigned long long flags) {
@@ -101,7 +105,8 @@ NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t siz
     bool outermost = nvs_library_start() && nvs_thread_join() != NULL && !nvs_thread_self->allocates;
     if (nvs_real.cuMemCreate == NULL)
         return CUDA_ERROR_NOT_SUPPORTED;
-    if (outermost && prop != NULL && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE) // host memory is not on the card
+    if (outermost && prop != NULL &&
+        prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE) // host memory is not on the card
         device = nvs_device_of_ordinal(prop->location.id);
     if (device == NULL || handle == NULL || size == 0)
         return nvs_real.cuMemCreate(handle, size, prop, flags);
@@ -156,7 +161,8 @@ NVS_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESC
                  (uintptr_t)*pHandle);
 }
 
-NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
+NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
+                                           const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
                                            unsigned int numMipmapLevels) {
     CUcontext context = NULL;
     struct nvs_device *device = nvs_memory_device(&context);
@@ -172,17 +178,17 @@ NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA
 
 // ---- Freeing. Out of the table first: the address may be another allocation's as soon as the driver has freed it.
 
-#define NVS_FREE_WRAPPER(name, object, params, args)                                                                              \
-    NVS_EXPORT CUresult name params {                                                                                            \
-        if (nvs_real.name == NULL)                                                                                               \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                                     \
-        struct nvs_allocation allocation = nvs_footprint_take((uint64_t)(object));                                               \
-        CUresult result = nvs_real.name args;                                                                                    \
-        if (allocation.key != 0 && result == CUDA_SUCCESS)                                                                       \
-            nvs_footprint_release(allocation.device, allocation.bytes);                                                          \
-        else if (allocation.key != 0)                                                                                            \
-            nvs_footprint_put(&allocation);                                                                                      \
-        return result;                                                                                                           \
+#define NVS_FREE_WRAPPER(name, object, params, args)                                                                   \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        if (nvs_real.name == NULL)                                                                                     \
+            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
+        struct nvs_allocation allocation = nvs_footprint_take((uint64_t)(object));                                     \
+        CUresult result = nvs_real.name args;                                                                          \
+        if (allocation.key != 0 && result == CUDA_SUCCESS)                                                             \
+            nvs_footprint_release(allocation.device, allocation.bytes);                                                \
+        else if (allocation.key != 0)                                                                                  \
+            nvs_footprint_put(&allocation);                                                                            \
+        return result;                                                                                                 \
     }
 
 NVS_FREE_WRAPPER(cuMemFree_v2, dptr, (CUdeviceptr dptr), (dptr))
@@ -190,7 +196,8 @@ NVS_FREE_WRAPPER(cuMemFreeAsync, dptr, (CUdeviceptr dptr, CUstream hStream), (dp
 NVS_FREE_WRAPPER(cuMemFreeAsync_ptsz, dptr, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
 NVS_FREE_WRAPPER(cuMemRelease, handle, (CUmemGenericAllocationHandle handle), (handle))
 NVS_FREE_WRAPPER(cuArrayDestroy, (uintptr_t)hArray, (CUarray hArray), (hArray))
-NVS_FREE_WRAPPER(cuMipmappedArrayDestroy, (uintptr_t)hMipmappedArray, (CUmipmappedArray hMipmappedArray), (hMipmappedArray))
+NVS_FREE_WRAPPER(cuMipmappedArrayDestroy, (uintptr_t)hMipmappedArray, (CUmipmappedArray hMipmappedArray),
+                 (hMipmappedArray))
 
 // ---- Answers: a program with a limit sees a card of that size.
 

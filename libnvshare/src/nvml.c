@@ -26,7 +26,7 @@ static void nvs_nvml_limit(nvmlDevice_t handle, unsigned long long *total, unsig
 }
 
 NVS_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) {
-    if (!nvs_nvml_load(NULL) || nvs_real_nvml.nvmlDeviceGetMemoryInfo == NULL)
+    if (!nvs_nvml_load(true) || nvs_real_nvml.nvmlDeviceGetMemoryInfo == NULL)
         return NVML_ERROR_UNINITIALIZED;
     nvmlReturn_t result = nvs_real_nvml.nvmlDeviceGetMemoryInfo(device, memory);
     if (result == NVML_SUCCESS)
@@ -35,7 +35,7 @@ NVS_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_
 }
 
 NVS_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
-    if (!nvs_nvml_load(NULL) || nvs_real_nvml.nvmlDeviceGetMemoryInfo_v2 == NULL)
+    if (!nvs_nvml_load(true) || nvs_real_nvml.nvmlDeviceGetMemoryInfo_v2 == NULL)
         return NVML_ERROR_UNINITIALIZED;
     nvmlReturn_t result = nvs_real_nvml.nvmlDeviceGetMemoryInfo_v2(device, memory);
     if (result == NVML_SUCCESS)

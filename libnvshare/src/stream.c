@@ -16,8 +16,8 @@ static struct nvs_stream *nvs_stream_search(struct nvs_device *device, CUcontext
                                             const struct nvs_thread *owner) {
     struct nvs_stream *stream = atomic_load_explicit(&device->streams, memory_order_acquire);
     for (; stream != NULL; stream = stream->next)
-        if (atomic_load_explicit(&stream->alive, memory_order_acquire) && stream->handle == handle && stream->owner == owner &&
-            (context == NULL || stream->context == context))
+        if (atomic_load_explicit(&stream->alive, memory_order_acquire) && stream->handle == handle &&
+            stream->owner == owner && (context == NULL || stream->context == context))
             return stream;
     return NULL;
 }
@@ -146,20 +146,21 @@ static uint64_t nvs_stream_batch(const struct nvs_stream *stream) {
 
 static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *mark) {
     float elapsed_ms = 0;
-    if (stream->before == NULL || nvs_real.cuEventElapsedTime(&elapsed_ms, stream->before, mark->event) != CUDA_SUCCESS ||
-        !(elapsed_ms >= 0))
+    if (stream->before == NULL ||
+        nvs_real.cuEventElapsedTime(&elapsed_ms, stream->before, mark->event) != CUDA_SUCCESS || !(elapsed_ms >= 0))
         return;
     uint64_t elapsed_ns = (uint64_t)((double)elapsed_ms * 1e6);
     atomic_fetch_add_explicit(&stream->device->busy_ns, elapsed_ns, memory_order_relaxed);
     uint64_t longest = atomic_load_explicit(&stream->device->longest_ns, memory_order_relaxed);
-    while (elapsed_ns > longest && !atomic_compare_exchange_weak_explicit(&stream->device->longest_ns, &longest, elapsed_ns,
-                                                                          memory_order_relaxed, memory_order_relaxed)) {
+    while (elapsed_ns > longest &&
+           !atomic_compare_exchange_weak_explicit(&stream->device->longest_ns, &longest, elapsed_ns,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
     }
     stream->latest_ns = elapsed_ns / mark->launches;
     stream->estimates_ns[stream->estimated++ % NVS_ESTIMATES] = stream->latest_ns;
     if (stream->estimated >= 2 * NVS_ESTIMATES)
         stream->estimated -= NVS_ESTIMATES; // only "how many" up to NVS_ESTIMATES and "which next" count
-    if (stream->owner == NULL) // nobody else can mark a per-thread stream: each of its calls has a mark
+    if (stream->owner == NULL)              // nobody else can mark a per-thread stream: each of its calls has a mark
         stream->batch = nvs_stream_batch(stream);
 }
 
@@ -170,7 +171,8 @@ static void nvs_stream_retire(struct nvs_stream *stream) {
         CUresult result = nvs_real.cuEventQuery(mark->event);
         if (result == CUDA_ERROR_NOT_READY || nvs_capture_error(result))
             return;
-        if (result != CUDA_SUCCESS) { // the context is lost: its work will not run, and the program learns it from its own calls
+        if (result !=
+            CUDA_SUCCESS) { // the context is lost: its work will not run, and the program learns it from its own calls
             nvs_stream_forget(stream);
             return;
         }
@@ -289,7 +291,8 @@ static void nvs_stream_end(struct nvs_stream *stream) {
     bool pushed = nvs_real.cuCtxPushCurrent_v2(stream->context) == CUDA_SUCCESS;
     pthread_mutex_lock(&stream->lock);
     nvs_stream_retire(stream);
-    if (!pushed || !nvs_stream_mark(stream)) // its work goes on after it is gone; where no mark can follow it, it is forgotten
+    if (!pushed ||
+        !nvs_stream_mark(stream)) // its work goes on after it is gone; where no mark can follow it, it is forgotten
         nvs_stream_forget(stream);
     atomic_store_explicit(&stream->alive, false, memory_order_release);
     pthread_mutex_unlock(&stream->lock);
@@ -346,7 +349,8 @@ void nvs_stream_context_release(CUcontext context, bool ended) {
 }
 
 void nvs_stream_atfork_child(void) {
-    // The child cannot use the parent's contexts. Its own records start anew; those of the parent are left where they are.
+    // The child cannot use the parent's contexts. Its own records start anew; those of the parent are left where they
+    // are.
     for (size_t i = 0; i < NVS_DEVICES_MAX; i++) {
         atomic_store_explicit(&nvs_devices[i].streams, NULL, memory_order_relaxed);
         atomic_store_explicit(&nvs_devices[i].in_flight_ns, 0, memory_order_relaxed);

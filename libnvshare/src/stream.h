@@ -1,15 +1,15 @@
 // Streams that have had work, and the marks on them: how much work is in flight, and how long it takes.
 //
-// After every batch of gated calls an event, a *mark*, is recorded on their stream. A batch is as many calls as take about a
-// quarter of the window, measured by the marks themselves, so that a mark costs nothing beside the work that it stands for (on an
-// H200 marks each 2 ms cost 0.2 % of a memory-bound kernel's speed, each 5 ms nothing). When more work is in flight on the device
-// than its window, the launching thread waits for its stream's oldest mark. At least two marks
-// stay in flight, so the card never runs dry. How many calls make a batch follows the shorter of the last two batches, so one slow
-// launch or a stall does not shrink it; what is in flight is judged by the last batch alone, and with none measured yet no more
-// than two marks are, so slow launches are noticed at once (requirements A9, E2).
+// After every batch of gated calls an event, a *mark*, is recorded on their stream. A batch is as many calls as take
+// about a quarter of the window, measured by the marks themselves, so that a mark costs nothing beside the work that it
+// stands for (on an H200 marks each 2 ms cost 0.2 % of a memory-bound kernel's speed, each 5 ms nothing). When more
+// work is in flight on the device than its window, the launching thread waits for its stream's oldest mark. At least
+// two marks stay in flight, so the card never runs dry. How many calls make a batch follows the shorter of the last two
+// batches, so one slow launch or a stall does not shrink it; what is in flight is judged by the last batch alone, and
+// with none measured yet no more than two marks are, so slow launches are noticed at once (requirements A9, E2).
 //
-// Records belong to a device's list and live for ever; one whose stream is gone serves another of the same context. A legacy
-// default stream has one record per context, a per-thread default stream one per context and thread.
+// Records belong to a device's list and live for ever; one whose stream is gone serves another of the same context. A
+// legacy default stream has one record per context, a per-thread default stream one per context and thread.
 #ifndef NVS_STREAM_H
 #define NVS_STREAM_H
 
@@ -75,17 +75,19 @@ struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context,
 // A call on an idle stream is about to be made: notes when its work starts, and wakes the control thread.
 void nvs_stream_start(struct nvs_stream *stream);
 
-// A mark is due: records it, then waits until the device's work in flight is within its window. Not inside a gated call.
+// A mark is due: records it, then waits until the device's work in flight is within its window. Not inside a gated
+// call.
 void nvs_stream_due(struct nvs_stream *stream);
 
-// Control thread: marks what is not marked yet, unless a capture is open, and takes in what has completed. Returns the number of
-// calls whose work has ended: that of all that were launched if nothing of this stream is in flight.
+// Control thread: marks what is not marked yet, unless a capture is open, and takes in what has completed. Returns the
+// number of calls whose work has ended: that of all that were launched if nothing of this stream is in flight.
 uint64_t nvs_stream_settle(struct nvs_stream *stream);
 
 // Before the driver destroys a stream.
 void nvs_stream_ending(CUstream stream);
 
-// Around the driver's destruction of a context: keeps all of our calls off its streams, and forgets them if it has `ended`.
+// Around the driver's destruction of a context: keeps all of our calls off its streams, and forgets them if it has
+// `ended`.
 void nvs_stream_context_hold(CUcontext context);
 void nvs_stream_context_release(CUcontext context, bool ended);
 

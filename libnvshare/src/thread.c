@@ -22,7 +22,8 @@ static pthread_key_t nvs_thread_key;
 static void nvs_thread_leave(void *record) {
     struct nvs_thread *thread = record;
     nvs_thread_self = NULL;
-    atomic_store_explicit(&thread->calls, 0, memory_order_release); // a thread that was cancelled in the middle of a call
+    atomic_store_explicit(&thread->calls, 0,
+                          memory_order_release); // a thread that was cancelled in the middle of a call
     atomic_store_explicit(&thread->used, false, memory_order_release);
 }
 
@@ -43,7 +44,8 @@ static struct nvs_thread *nvs_thread_reuse(void) {
     struct nvs_thread *thread = atomic_load_explicit(&nvs_threads, memory_order_acquire);
     for (; thread != NULL; thread = thread->next) {
         bool used = false;
-        if (atomic_compare_exchange_strong_explicit(&thread->used, &used, true, memory_order_acq_rel, memory_order_relaxed))
+        if (atomic_compare_exchange_strong_explicit(&thread->used, &used, true, memory_order_acq_rel,
+                                                    memory_order_relaxed))
             return thread;
     }
     return NULL;

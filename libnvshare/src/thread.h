@@ -1,8 +1,8 @@
 // One record for each thread that makes gated calls: what the closer of a gate looks at.
 //
-// A thread's `calls` word is set before it loads a gate and cleared when its driver call has returned. Who closes a gate makes
-// that store visible with nvs_thread_barrier() and then looks at every record: a thread is either seen in a call, or will see
-// the closed gate. Records live for ever and are reused; the list only grows.
+// A thread's `calls` word is set before it loads a gate and cleared when its driver call has returned. Who closes a
+// gate makes that store visible with nvs_thread_barrier() and then looks at every record: a thread is either seen in a
+// call, or will see the closed gate. Records live for ever and are reused; the list only grows.
 #ifndef NVS_THREAD_H
 #define NVS_THREAD_H
 
@@ -26,7 +26,8 @@ struct nvs_stream_cache {
 
 struct nvs_thread {
     // What each launch touches is one cache line: the driver's own work between two launches evicts the rest.
-    _Alignas(64) _Atomic uint32_t calls; // NVS_LAUNCH_CALL(device) and NVS_COPY_CALL(device) bits of the call that it is in
+    _Alignas(
+        64) _Atomic uint32_t calls; // NVS_LAUNCH_CALL(device) and NVS_COPY_CALL(device) bits of the call that it is in
     struct nvs_stream_cache streams[NVS_THREAD_STREAMS]; // only the thread itself
     atomic_bool used;
     struct nvs_thread *next;

@@ -1,4 +1,4 @@
-"""A relay that the test plays itself, programs under the preload library on the emulated GPU, and how both are built."""
+"""A relay that the test plays itself, and programs under the preload library on the emulated GPU."""
 
 import json
 import os
@@ -126,7 +126,8 @@ class Client:
         since = len(self.reports)
         epoch = self.grant(gpu, may_launch=False, **fields)
         return self.report_where(
-            lambda report: report.epoch == epoch and report.state == WAITING and report.gpu == (gpu or report.gpu), since
+            lambda report: report.epoch == epoch and report.state == WAITING and report.gpu == (gpu or report.gpu),
+            since,
         )
 
     def close(self) -> None:
@@ -214,14 +215,13 @@ class Program:
 
     def said(self) -> dict[str, Any]:
         """What it says next."""
-        line = self._lines.get(timeout=DEADLINE_SECONDS)
+        try:
+            line = self._lines.get(timeout=DEADLINE_SECONDS)
+        except queue.Empty:
+            raise AssertionError(f"it says nothing: {self.stderr.read_text()}") from None
         assert line, f"it ended: {self.stderr.read_text()}"
         words: dict[str, Any] = json.loads(line)
         return words
-
-    def spoke(self) -> bool:
-        """True if it has said something that was not asked for yet."""
-        return not self._lines.empty()
 
     def silent(self, seconds: float) -> bool:
         """True if it says nothing for so long."""

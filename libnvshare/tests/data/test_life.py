@@ -1,6 +1,7 @@
 """The life of a process: without a relay, fork, exec, exit."""
 
 import signal
+from pathlib import Path
 
 from libnvshare.tests.data.conftest import Run, ScriptedRelay
 
@@ -13,7 +14,7 @@ LAUNCH = """
 """
 
 
-def test_without_a_relay_a_program_waits_until_one_is_there(folder, run: Run) -> None:  # type: ignore[no-untyped-def]
+def test_without_a_relay_a_program_waits_until_one_is_there(folder: Path, run: Run) -> None:
     program = run(LAUNCH)
     program.tell()
     assert program.silent(0.3)

@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from libnvshare.tests.data.conftest import SOURCE, Run
+
 from nvshare.emulator import library_directory
 from nvshare.preload import library_path
 
@@ -56,7 +56,9 @@ def hooked_names() -> set[str]:
 
 
 def test_the_library_exports_its_hooks_and_dlsym_and_nothing_else() -> None:
-    done = subprocess.run(["nm", "-D", "--defined-only", str(library_path())], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["nm", "-D", "--defined-only", str(library_path())], capture_output=True, text=True, check=True
+    )
     exported = {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
     assert exported == hooked_names() | {"dlsym"}
 
@@ -135,13 +137,14 @@ def test_the_resolver_found_by_itself_writes_the_status_and_resolves(run: Run) -
     program = run(
         f"""{LOADER}
     address = ask(cuda.cuGetProcAddress, "cuGetProcAddress", 12000, 0)[1]
-    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p)
-    resolver = kind(address)
+    parameters = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p
+    resolver = ctypes.CFUNCTYPE(ctypes.c_int, *parameters)(address)
     def status(name, version):
         pointer, status = ctypes.c_void_p(), ctypes.c_int(77)
         result = resolver(name, ctypes.addressof(pointer), version, 0, ctypes.addressof(status))
         return [result, status.value, pointer.value is not None and found(pointer.value)[0]]
-    say(good=status(b"cuLaunchKernelEx", 12000), old=status(b"cuLaunchKernelEx", 11000), none=status(b"cuNoSuch", 12000))
+    name = b"cuLaunchKernelEx"
+    say(good=status(name, 12000), old=status(name, 11000), none=status(b"cuNoSuch", 12000))
     """
     )
     words = program.said()

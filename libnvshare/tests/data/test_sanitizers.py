@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from libnvshare.tests.data.conftest import GIB, Client, Run, ScriptedRelay
+
 from nvshare.preload import library_path
 
 # Our own code only: the emulated GPU is not built with a sanitizer.
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:handle_segv=1:abort_on_error=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=0:exitcode=66",
 }
 
 
@@ -30,7 +31,12 @@ def toggle(client: Client, stop: threading.Event) -> None:
     while not stop.wait(0.005):
         turn += 1
         try:
-            client.grant(may_launch=turn % 2 == 0, resident_bytes=(turn % 3) * GIB, headroom_bytes=GIB, window_us=2000 * (turn % 4))
+            client.grant(
+                may_launch=turn % 2 == 0,
+                resident_bytes=(turn % 3) * GIB,
+                headroom_bytes=GIB,
+                window_us=2000 * (turn % 4),
+            )
         except OSError:
             return
 
@@ -54,10 +60,10 @@ def test_a_storm_passes(relay: ScriptedRelay, run: Run, programs: Path) -> None:
     weather_the_storm(relay, run, programs / "storm", str(library_path()))
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined"])
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_a_storm_passes_under_sanitizers(
     sanitizer: str, relay: ScriptedRelay, run: Run, programs: Path, sanitized: Callable[[str], Path]
 ) -> None:
     preload = f"{runtime(sanitizer)}:{sanitized(sanitizer)}"
     words = weather_the_storm(relay, run, programs / "storm", preload, **OPTIONS)
-    assert not re.search(r"ERROR|runtime error", words), words
+    assert not re.search(r"ERROR|WARNING: ThreadSanitizer|runtime error", words), words

@@ -2,10 +2,16 @@
 #include <dlfcn.h>
 
 const char *which_library(void);
+int cuInit(unsigned int flags);
 void *behind_first(const char *symbol);
 
 const char *which_library(void) {
     return "first";
+}
+
+// An interposer of the driver: given itself as what is behind it, it would call itself for ever.
+int cuInit(unsigned int flags) {
+    return 500 + (int)flags;
 }
 
 // Not inlined, and nothing after it: the loader judges by who called dlsym.

@@ -1,12 +1,13 @@
-// Everything at once for some seconds, under a sanitizer: threads that launch on several streams, allocate and free, capture and
-// replay, make and destroy streams, ask about memory, look symbols up, and a fork, while the test opens and closes the gate.
+// Everything at once for some seconds, under a sanitizer: threads that launch on several streams, allocate and free,
+// capture and replay, make and destroy streams, ask about memory, look symbols up, and a fork, while the test opens and
+// closes the gate.
 //
 // storm <seconds>   exits 0 if every call did what it should
 #include <cuda.h>
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
