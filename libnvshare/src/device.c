@@ -184,8 +184,8 @@ static const char *nvs_device_wait_text(const struct nvs_device *device) {
 
 void nvs_device_wait(struct nvs_device *device, const char *call, uint64_t since_ns) {
     uint64_t waited_ns = nvs_now_ns() - since_ns;
-    uint64_t say_ns =
-        since_ns + (waited_ns < NVS_SAY_FIRST_NS ? NVS_SAY_FIRST_NS : (waited_ns / NVS_SAY_AGAIN_NS + 1) * NVS_SAY_AGAIN_NS);
+    uint64_t say_ns = since_ns + (waited_ns < NVS_SAY_FIRST_NS ? NVS_SAY_FIRST_NS
+                                                               : (waited_ns / NVS_SAY_AGAIN_NS + 1) * NVS_SAY_AGAIN_NS);
     struct timespec until = {(time_t)(say_ns / 1000000000u), (long)(say_ns % 1000000000u)};
     if (pthread_cond_timedwait(&device->changed, &device->lock, &until) != 0)
         nvs_log(NVS_LOG_WARN, "%s on %s has waited %u s for %s", call, device->uuid,

@@ -11,7 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The version of the contract that this library speaks (docs/protocol.md). Tests build libraries of the versions beside it.
+// The version of the contract that this library speaks (docs/protocol.md). Tests build libraries of the versions beside
+// it.
 #ifndef NVS_PROTOCOL
 #define NVS_PROTOCOL 1u
 #endif

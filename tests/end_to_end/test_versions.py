@@ -1,4 +1,4 @@
-"""E15: a library and services one version apart work both ways, the unknown is counted, and status shows both builds."""
+"""E15: libraries and services one version apart work both ways; the unknown is counted; status shows both builds."""
 
 import subprocess
 import time

@@ -4,9 +4,9 @@
  * It finds the driver as cudart does: dlopen("libcuda.so.1"), dlsym("cuGetProcAddress_v2"), then every function through
  * that. For each line "COUNT WARM_UP [direct]\n" on stdin it launches WARM_UP empty kernels, waits for them, launches
  * COUNT more, and writes one line: the nanoseconds (CLOCK_MONOTONIC) from before the first of the COUNT calls to after
- * the return of the last. It then waits for the kernels outside of that time. Keep COUNT below the depth of the driver's
- * queue (about 1000). With "direct" the COUNT calls go to the driver's own function, found by the loader's own dlsym, past
- * whatever is preloaded: so both ways are timed in one process, on one context, with one memory layout.
+ * the return of the last. It then waits for the kernels outside of that time. Keep COUNT below the depth of the
+ * driver's queue (about 1000). With "direct" the COUNT calls go to the driver's own function, found by the loader's own
+ * dlsym, past whatever is preloaded: so both ways are timed in one process, on one context, with one memory layout.
  *
  *     timed_launches cuda|emulator
  *
@@ -38,8 +38,8 @@ static int (*cu_context_set_current)(void *);
 static int (*cu_context_synchronize)(void);
 static int (*cu_module_load_data)(void **, const void *);
 static int (*cu_module_get_function)(void **, void *, const char *);
-typedef int (*launch_function)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *, void **,
-                               void **);
+typedef int (*launch_function)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void *,
+                               void **, void **);
 static launch_function cu_launch_kernel;
 static launch_function direct_launch_kernel;
 
