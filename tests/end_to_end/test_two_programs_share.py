@@ -1,11 +1,8 @@
 """Two unmodified programs share a GPU through the library, the relay, NATS and the scheduler."""
 
-import subprocess
 import sys
 
-import pytest
-
-from live_node import GIB, MIB, NVSHARE, MakeNode, wait_until
+from live_node import GIB, MIB, MakeNode, wait_until
 
 
 def test_a7_serial_mode_gives_the_lock_to_one_client_at_a_time(make_node: MakeNode) -> None:
@@ -106,12 +103,3 @@ def test_nvshare_run_ends_with_the_program_s_own_status(make_node: MakeNode) -> 
     node = make_node("--emulate", "1")
     done = node.nvshare("run", "--", sys.executable, "-c", "raise SystemExit(3)")
     assert done.returncode == 3
-
-
-@pytest.mark.timeout(120)
-def test_three_processes_share_what_does_not_fit_and_keep_their_checksums() -> None:
-    done = subprocess.run([*NVSHARE, "demo"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line for line in done.stdout.splitlines() if "equal" in line]
-    assert len(rows) == 3
-    assert all(" ok " in row for row in rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SET_UP_SECONDS = 75  # of a fresh clone, on two cores
+SET_UP_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
