@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SET_UP_SECONDS = 60
+SET_UP_SECONDS = 60  # of a fresh clone, on two cores
 
 
 @pytest.fixture(scope="module")
