@@ -19,14 +19,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("--budgets"):
         budgets = tomllib.loads(path.read_text())
-        config.pluginmanager.register(Budgets(budgets["seconds"], budgets["skips"]), "nvshare-budgets")
+        whole = budgets["whole"]["seconds"]
+        config.pluginmanager.register(Budgets(budgets["seconds"], whole, budgets["skips"]), "nvshare-budgets")
+        config.pluginmanager.register(Reruns(budgets["reruns"]), "nvshare-reruns")
+
+
+class Reruns:
+    """Gives the tests of folders that look at the clock more than one try: a shared host stands still now and then.
+
+    pytest's closing line counts the tries that failed.
+    """
+
+    def __init__(self, tries: Mapping[str, int]) -> None:
+        self.tries = tries
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            for folder, tries in self.tries.items():
+                if item.nodeid.startswith(f"{folder}/"):
+                    item.add_marker(pytest.mark.flaky(reruns=tries - 1))
 
 
 class Budgets:
     """Adds up what the tests of each folder took, and judges it when the session ends."""
 
-    def __init__(self, seconds: Mapping[str, float], skips: Mapping[str, str]) -> None:
+    def __init__(self, seconds: Mapping[str, float], whole_seconds: float, skips: Mapping[str, str]) -> None:
         self.seconds = seconds
+        self.whole_seconds = whole_seconds
         self.skips = skips
         self.taken: defaultdict[str, float] = defaultdict(float)
         self.tests: Counter[str] = Counter()
@@ -52,6 +71,8 @@ class Budgets:
                 self.problems.append(f"{folder} has no budget in seconds")
             elif seconds > self.seconds[folder]:
                 self.problems.append(f"{folder} took {seconds:.1f} s of {self.seconds[folder]:.0f} s")
+        if (whole := sum(self.taken.values())) > self.whole_seconds:
+            self.problems.append(f"all tests together took {whole:.0f} s of {self.whole_seconds:.0f} s")
         for reason, tests in self.skipped.items():
             could_run = next((command for start, command in self.skips.items() if reason.startswith(start)), None)
             if could_run is None:

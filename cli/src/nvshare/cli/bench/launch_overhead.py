@@ -12,9 +12,7 @@ from nvshare.cli.bench.scenario import Findings, Scenario, Steps, gpu_words, har
 from nvshare.cli.bench.timed_launches import build, timed_launches
 
 SECONDS = 10.0
-BATCH_LAUNCHES = (
-    50  # shallower than the queues of driver and emulator; most batches hold no mark
-)
+BATCH_LAUNCHES = 50  # shallower than the queues of driver and emulator; most batches hold no mark
 WARM_UP_LAUNCHES = 50
 UNTRIMMED = 0.99
 STEPS = 10
