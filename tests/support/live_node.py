@@ -92,11 +92,10 @@ class Node:
         self.puppets: list[Puppet] = []
 
     def nvshare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `nvshare COMMAND` on this node."""
-        command, *rest = arguments
-        return subprocess.run(
-            [*NVSHARE, command, "--node-dir", str(self.directory), *rest], capture_output=True, text=True, timeout=30
-        )
+        """Run `nvshare COMMAND …` on this node."""
+        words = 2 if arguments[0] == "quota" else 1
+        command = [*NVSHARE, *arguments[:words], "--node-dir", str(self.directory), *arguments[words:]]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
     def status(self) -> dict[str, Any]:
         """What `nvshare status --json` says. Raises NodeError while the node does not answer."""

@@ -25,12 +25,14 @@ from nvshare.cli.arguments import (
 )
 from nvshare.cli.bench.command import bench, demo
 from nvshare.cli.errors import CommandError
+from nvshare.cli.job import limit_fits
 from nvshare.cli.mode import change_mode
 from nvshare.cli.node_launch import READY, RUNNING, launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status, require_node, select_gpu
+from nvshare.cli.quota import find_allocation, set_quota
 from nvshare.cli.run import JobOptions, run_job
-from nvshare.cli.status import mode_words, render_status, status_document
+from nvshare.cli.status import limit_words, mode_words, render_status, status_document
 from nvshare.cli.up import NodeRunsError, run_node
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells answer
@@ -204,6 +206,37 @@ def mode(
     target = select_gpu(list(asyncio.run(fetch_status(node)).gpus), gpu)
     reply = asyncio.run(change_mode(node, target.uuid, wanted, quantum))
     typer.echo(f"GPU {target.index}: {mode_words(reply.mode, reply.quantum_us)}")
+
+
+quota_app = typer.Typer(help="What an allocation may have, changed while its programs run.", no_args_is_help=True)
+app.add_typer(quota_app, name="quota")
+
+
+@quota_app.command("set")
+def quota_set(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name or ID of an allocation; see `nvshare status`.")],
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Most memory on each GPU, such as 4Gi; none: no limit.")],
+    node_dir: NodeDir = None,
+) -> None:
+    """Change an allocation's memory limit. What is in use stays; beyond the limit new memory is refused.
+
+    Needs the user whose allocation it is, root, the node's user or its admin group.
+
+    Examples:
+
+    - `nvshare quota set training --memory 8Gi`
+    - `nvshare quota set training --memory none`
+    """
+    limit_bytes = 0 if memory == "none" else size_bytes("--memory", memory) or 0
+    node = require_node(node_dir)
+    current = asyncio.run(fetch_status(node))
+    allocation_id = find_allocation(current, name)
+    allocation = next(one for one in current.allocations if one.id == allocation_id)
+    limit_fits(current.gpus, allocation.gpus, limit_bytes)
+    reply = asyncio.run(set_quota(node, allocation_id, limit_bytes))
+    typer.echo(
+        f"{name}: {limit_words(reply.memory_limit_bytes)}, before {limit_words(reply.previous_memory_limit_bytes)}"
+    )
 
 
 app.command()(bench)

@@ -12,7 +12,7 @@ from rich.text import Text
 from nvshare.bus.quantities import format_bytes
 from nvshare.v1.client_pb2 import ClientState, Mode, Wait
 from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, StatusReply
-from nvshare.v1.node_pb2 import LINK_DISCONNECTED
+from nvshare.v1.node_pb2 import LINK_DISCONNECTED, Allocation
 
 _ENUM_PREFIXES = {"Mode": "MODE_", "Wait": "WAIT_", "ClientState": "CLIENT_STATE_", "Link": "LINK_"}
 
@@ -41,10 +41,10 @@ def _single(field: Any, value: Any) -> Any:
 def render_status(reply: StatusReply) -> RenderableType:
     """The whole status for a terminal: a table for each GPU, then the node's services and its allocations at rest."""
     parts: list[RenderableType] = []
-    names = {allocation.id: allocation.name for allocation in reply.allocations}
+    allocations = {allocation.id: allocation for allocation in reply.allocations}
     for gpu in sorted(reply.gpus, key=lambda gpu: gpu.index):
         parts += [Text(line, style="bold") for line in gpu_lines(gpu)]
-        parts.append(_gpu_table(gpu, names) if gpu.clients else Text("  no client"))
+        parts.append(_gpu_table(gpu, allocations) if gpu.clients else Text("  no client"))
         parts += [Text(f"  problem: {problem}", style="bold red") for problem in gpu.problems]
         parts += [Text(f"  {holder_words(holder)}", style="yellow") for holder in gpu.holders]
     parts += _node_lines(reply)
@@ -60,27 +60,30 @@ def gpu_lines(gpu: GpuStatus) -> list[str]:
     return [f"GPU {gpu.index}  {gpu.name}  {gpu.uuid}", f"{mode_words(gpu.mode, gpu.quantum_us)}; {memory}"]
 
 
-def _gpu_table(gpu: GpuStatus, names: Mapping[str, str]) -> Table:
+def _gpu_table(gpu: GpuStatus, allocations: Mapping[str, Allocation]) -> Table:
     table = Table()
     for heading in ("name", "program", "pid", "allocation", "state", "waits for"):
         table.add_column(heading)
-    for heading in ("footprint", "resident", "headroom", "hand-overs", "busy"):
+    for heading in ("limit", "footprint", "resident", "headroom", "hand-overs", "busy"):
         table.add_column(heading, justify="right")
     table.add_column("library")
     for client in gpu.clients:
-        table.add_row(*(escape(cell) for cell in client_cells(client, names.get(client.allocation, ""))))
+        table.add_row(
+            *(escape(cell) for cell in client_cells(client, allocations.get(client.allocation, Allocation())))
+        )
     return table
 
 
-def client_cells(client: ClientStatus, name: str) -> tuple[str, ...]:
-    """One client's row of the table; `name` is its allocation's."""
+def client_cells(client: ClientStatus, allocation: Allocation) -> tuple[str, ...]:
+    """One client's row of the table."""
     return (
-        name or "?",
+        allocation.name or "?",
         client.name or "?",
         str(client.pid),
         client.allocation,
         state_words(client),
         wait_words(client.wait, client.wait_us, client.wanted_bytes),
+        format_bytes(allocation.memory_limit_bytes) if allocation.memory_limit_bytes else "",
         format_bytes(client.footprint_bytes),
         format_bytes(client.resident_bytes),
         format_bytes(client.headroom_bytes),
@@ -107,6 +110,11 @@ def wait_words(wait: Wait, wait_us: int, wanted_bytes: int) -> str:
     word = Wait.Name(wait).removeprefix("WAIT_").lower() if wait in Wait.values() else f"reason {wait}"
     goal = f" ({format_bytes(wanted_bytes)})" if wait == Wait.WAIT_MEMORY and wanted_bytes else ""
     return f"{word}{goal}, {wait_us / 1e6:.1f} s"
+
+
+def limit_words(memory_limit_bytes: int) -> str:
+    """A memory limit for people."""
+    return format_bytes(memory_limit_bytes) if memory_limit_bytes else "no memory limit"
 
 
 def mode_words(mode: Mode, quantum_us: int) -> str:

@@ -194,7 +194,7 @@ def _client_permissions() -> tuple[list[str], list[str]]:
 
 def _user_permissions(node: str, *, admin: bool) -> tuple[list[str], list[str]]:
     own = f"nvshare.v1.node.{node}.user.{{{{name()}}}}"
-    verbs = ["status", "allocate", "release", *(["mode"] if admin else [])]
+    verbs = ["status", "allocate", "release", "quota", *(["mode"] if admin else [])]
     return [f"{own}.{verb}" for verb in verbs], [f"{own}.reply.*"]
 
 

@@ -57,7 +57,8 @@ class AllocationFolders:
         async with self._scanning:
             found = self._versions()
             for name in [name for name in self._open if found.get(name) != self._open[name].version]:
-                self._close(name)
+                if name not in found or not self._takes_over(name, found[name]):
+                    self._close(name)
             for name, version in found.items():
                 if name not in self._open and self._bad.get(name) != version:
                     await self._try_open(name, version)
@@ -77,6 +78,15 @@ class AllocationFolders:
             self.remove(allocation.id)
             raise AllocationError(f"the node cannot listen in {folder}; is its path too long?")
         return self._directory.allocation_socket(allocation.id)
+
+    async def change(self, allocation: Allocation) -> None:
+        """Writes another description of an open allocation. Raises AllocationError."""
+        path = self._directory.allocation_description(allocation.id)
+        try:
+            write_atomically(path, allocation.to_json())
+        except OSError as error:
+            raise AllocationError(f"the node cannot write {path}: {error.strerror}") from None
+        await self.scan()
 
     def remove(self, allocation_id: str) -> None:
         """Closes an allocation and removes its folder."""
@@ -116,6 +126,19 @@ class AllocationFolders:
             return
         self._open[name] = _Open(allocation, listener, version)
         self._on_change()
+
+    def _takes_over(self, name: str, version: int) -> bool:
+        """Whether what has changed of an open allocation leaves its socket as it is: then nobody is disconnected."""
+        before = self._open[name]
+        try:
+            allocation = parse_allocation(self._directory.allocation_description(name).read_text(), name)
+        except (AllocationError, OSError, UnicodeDecodeError):
+            return False
+        if (allocation.gpus, allocation.uid) != (before.allocation.gpus, before.allocation.uid):
+            return False
+        self._open[name] = _Open(allocation, before.listener, version)
+        self._on_change()
+        return True
 
     def _close(self, name: str) -> None:
         self._open.pop(name).listener.close()

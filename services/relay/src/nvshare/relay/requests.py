@@ -1,4 +1,4 @@
-"""The verbs that the relay serves: `allocate` and `release`, and the end of allocations that nobody needs any more.
+"""The verbs that the relay serves: `allocate`, `quota` and `release`, and the end of allocations that nobody needs.
 
 An allocation of `nvshare run` ends when it was released, or when the process that asked for it is gone and no process
 joined for a minute; in both cases only when no process in it lives. A container's allocation is the device plugin's to
@@ -8,17 +8,25 @@ remove.
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 
 from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
 from nvshare.bus.subjects import SubjectError, UserAddress
-from nvshare.relay.allocations import SOURCE_RUN, AllocationError, requested_allocation
+from nvshare.relay.allocations import SOURCE_RUN, Allocation, AllocationError, requested_allocation
 from nvshare.relay.folders import AllocationFolders
 from nvshare.relay.peers import Process
 from nvshare.relay.registry import Registry, process_lives
-from nvshare.v1.control_pb2 import AllocateReply, AllocateRequest, ReleaseReply, ReleaseRequest
+from nvshare.v1.control_pb2 import (
+    AllocateReply,
+    AllocateRequest,
+    QuotaReply,
+    QuotaRequest,
+    ReleaseReply,
+    ReleaseRequest,
+)
 
 MAX_ALLOCATIONS_PER_USER = 64
 """How many allocations of `nvshare run` one user may have at a time."""
@@ -58,6 +66,14 @@ class Requests:
                 await publish_state()
                 await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
 
+        async def quota(subject: str, request: QuotaRequest) -> None:
+            user = _requester(subject, request.reply_token)
+            if user is not None:
+                answer = await self.quota(user.uid, request)
+                await publish_state()
+                await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
+
+        await bus.subscribe(subjects.user_any(node, "quota"), QuotaRequest, quota)
         await bus.subscribe(subjects.user_any(node, "allocate"), AllocateRequest, allocate)
         await bus.subscribe(subjects.user_any(node, "release"), ReleaseRequest, release)
 
@@ -87,16 +103,47 @@ class Requests:
     def release(self, uid: int, request: ReleaseRequest) -> ReleaseReply:
         """Ends an allocation of `uid`, or of anybody for an admin: at once, or when its last process has ended."""
         allocation = self._folders.get(request.id)
-        if allocation is None:
-            return ReleaseReply(error=f"there is no allocation {request.id[:40]!r}")
-        if allocation.source != SOURCE_RUN:
-            return ReleaseReply(error=f"{allocation.id} is a container's: it ends with its pod")
-        if allocation.uid != uid and not self._is_admin(uid):
-            return ReleaseReply(error=f"{allocation.id} is another user's")
+        refusal = self._refusal(uid, request.id, allocation)
+        if allocation is None or refusal:
+            return ReleaseReply(error=refusal)
         self._released.add(allocation.id)
         if not self._registry.peers.of_allocation(allocation.id):
             self._remove(allocation.id)
         return ReleaseReply(id=allocation.id)
+
+    async def quota(self, uid: int, request: QuotaRequest) -> QuotaReply:
+        """Changes the memory limit of an allocation of `uid`, or of anybody for an admin."""
+        allocation = self._folders.get(request.id)
+        refusal = self._refusal(uid, request.id, allocation)
+        if allocation is None or refusal:
+            return QuotaReply(error=refusal)
+        try:
+            await self._folders.change(replace(allocation, memory_limit_bytes=request.memory_limit_bytes))
+        except AllocationError as error:
+            return QuotaReply(error=f"the quota stays as it is: {error}")
+        if request.memory_limit_bytes != allocation.memory_limit_bytes:
+            _log.info(
+                "quota changed",
+                allocation=allocation.id,
+                uid=uid,
+                memory_limit_bytes=request.memory_limit_bytes,
+                before_bytes=allocation.memory_limit_bytes,
+            )
+        return QuotaReply(
+            id=allocation.id,
+            memory_limit_bytes=request.memory_limit_bytes,
+            previous_memory_limit_bytes=allocation.memory_limit_bytes,
+        )
+
+    def _refusal(self, uid: int, allocation_id: str, allocation: Allocation | None) -> str:
+        """Why `uid` may not touch an allocation; empty: it may."""
+        if allocation is None:
+            return f"there is no allocation {allocation_id[:40]!r}"
+        if allocation.source != SOURCE_RUN:
+            return f"{allocation.id} is a container's: it ends with its pod, and its quota is the pod's"
+        if allocation.uid != uid and not self._is_admin(uid):
+            return f"{allocation.id} is another user's"
+        return ""
 
     def sweep(self, now_s: float) -> None:
         """Removes the allocations that nobody needs any more. `now_s` is any clock that does not go back."""

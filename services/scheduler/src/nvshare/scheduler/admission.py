@@ -103,6 +103,7 @@ def admit(
         outcome.reclaiming = _reclaim(outcome.unserved, room)
     elif not outcome.deferred and not settling:
         _give_headroom(room, limits_bytes, policy)
+    _keep_within_limits(room)
     for client in room.clients:
         if client.spoken and client.kept_bytes == 0:
             client.admitted_ns = None
@@ -147,6 +148,16 @@ def _reclaim(unserved: Sequence[Client], room: Room) -> bool:
     if missing > 0:
         _lower_ceilings(room.clients, missing)
     return any(c.charge_bytes > c.kept_bytes for c in room.clients)
+
+
+def _keep_within_limits(room: Room) -> None:
+    """Takes back what allocations were promised beyond a limit that fell: two processes could each use their own part
+    of it. What is in use stays."""
+    for allocation in room.allocations.values():
+        own = [client for client in room.clients if client.allocation == allocation.id]
+        excess_bytes = sum(client.charge_bytes for client in own) - allocation.memory_limit_bytes
+        if allocation.memory_limit_bytes and excess_bytes > 0:
+            _lower_ceilings(own, excess_bytes)
 
 
 def _lower_ceilings(clients: Sequence[Client], missing_bytes: int) -> None:

@@ -53,9 +53,9 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
         state.relay_known_ns = now_ns
         state.settle_until_ns = now_ns + policy.settle_ns
     state.relay_generation, state.relay_sequence, state.relay_heard_ns = event.generation, event.sequence, now_ns
+    events = _quota_changes(state, event)
     state.allocations = {allocation.id: allocation for allocation in event.allocations}
     living = {key_of(peer.allocation, peer.client): peer for peer in event.peers}
-    events: list[PublishEvent] = []
     for key in [key for key in state.clients if key not in living]:
         client = state.clients.pop(key)
         if client.on_gpu:
@@ -71,6 +71,26 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
         events += take_report(state, state.early.pop(key).reported, now_ns, policy)
     _drop_old_early(state, now_ns, policy)
     return events
+
+
+def _quota_changes(state: ArbiterState, event: RelayReported) -> list[PublishEvent]:
+    """What to tell of limits that are others now; an allocation that is new or gone changed nothing."""
+    events = []
+    for allocation in event.allocations:
+        before = state.allocations.get(allocation.id)
+        if before is None or before.memory_limit_bytes == allocation.memory_limit_bytes:
+            continue
+        limit_bytes = allocation.memory_limit_bytes
+        text = (
+            f"{allocation.name or allocation.id} has a memory limit of {_limit_words(limit_bytes)} now, before "
+            f"{_limit_words(before.memory_limit_bytes)}"
+        )
+        events.append(PublishEvent("quota-changed", text, allocation.id, "", limit_bytes))
+    return events
+
+
+def _limit_words(limit_bytes: int) -> str:
+    return format_bytes(limit_bytes) if limit_bytes else "the whole card"
 
 
 def _keep_early(state: ArbiterState, event: ClientReported, now_ns: int, policy: Policy) -> None:
