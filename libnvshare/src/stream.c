@@ -171,8 +171,8 @@ static void nvs_stream_retire(struct nvs_stream *stream) {
         CUresult result = nvs_real.cuEventQuery(mark->event);
         if (result == CUDA_ERROR_NOT_READY || nvs_capture_error(result))
             return;
-        if (result !=
-            CUDA_SUCCESS) { // the context is lost: its work will not run, and the program learns it from its own calls
+        if (result != CUDA_SUCCESS) {
+            // The context is lost: its work will not run, and the program learns it from its own calls.
             nvs_stream_forget(stream);
             return;
         }
@@ -291,8 +291,8 @@ static void nvs_stream_end(struct nvs_stream *stream) {
     bool pushed = nvs_real.cuCtxPushCurrent_v2(stream->context) == CUDA_SUCCESS;
     pthread_mutex_lock(&stream->lock);
     nvs_stream_retire(stream);
-    if (!pushed ||
-        !nvs_stream_mark(stream)) // its work goes on after it is gone; where no mark can follow it, it is forgotten
+    // Its work goes on after it is gone; where no mark can follow it, it is forgotten.
+    if (!pushed || !nvs_stream_mark(stream))
         nvs_stream_forget(stream);
     atomic_store_explicit(&stream->alive, false, memory_order_release);
     pthread_mutex_unlock(&stream->lock);
