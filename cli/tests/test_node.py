@@ -36,8 +36,8 @@ def test_status_shows_every_card_with_its_capacity(node_dir: Path, nvshare: Comm
 
 def test_credentials_are_files_that_only_their_user_reads(node_dir: Path) -> None:
     files = sorted(NodeDirectory(node_dir).credentials.iterdir())
-    assert [file.name for file in files] == ["relay.creds", "scheduler.creds"]
-    assert [file.stat().st_mode & 0o077 for file in files] == [0, 0]
+    assert [file.name for file in files] == ["scheduler.creds"]  # the relay makes its own
+    assert [file.stat().st_mode & 0o077 for file in files] == [0]
 
 
 def test_run_returns_the_programs_status(node_dir: Path, nvshare: Command) -> None:
@@ -54,6 +54,19 @@ def test_run_gives_the_chosen_gpus_by_uuid_in_the_order_that_was_asked_for(
     uuids = [gpu["uuid"] for gpu in status_of(node_dir)["gpus"]]
     answer = nvshare("run", "--node-dir", str(node_dir), "--gpu", "1,0", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
     assert answer.stdout.strip() == f"{uuids[1]},{uuids[0]}"
+
+
+def test_run_says_that_the_gpu_is_emulated(node_dir: Path, nvshare: Command) -> None:
+    answer = nvshare("run", "--node-dir", str(node_dir), "--", "true")
+    assert answer.stderr == f"nvshare: true runs on an emulated GPU of the node in {node_dir}\n"
+
+
+def test_a_program_with_a_long_name_runs_under_its_beginning(node_dir: Path, folder: Path, nvshare: Command) -> None:
+    program = folder / ("long" * 25)
+    program.symlink_to("/bin/true")
+    answer = nvshare("run", "--node-dir", str(node_dir), "--", str(program))
+    assert answer.returncode == 0, answer.stderr
+    assert f"nvshare: {'long' * 16} runs" in answer.stderr
 
 
 @pytest.mark.parametrize(

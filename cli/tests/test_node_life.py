@@ -3,13 +3,21 @@
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from nvshare.bus.node_directory import NodeDirectory
+from nvshare.cli.environment import EmulatedCards, with_emulator
+from nvshare.cli.errors import CommandError
+from nvshare.cli.libraries import emulator_libraries
+from nvshare.cli.node_launch import launch_node
+from nvshare.cli.node_options import NodeOptions
 
 Command = Callable[..., Any]
 Status = Callable[[Path], dict[str, Any]]
@@ -43,7 +51,7 @@ def test_ctrl_c_ends_all_processes_of_the_node(folder: Path, command: tuple[str,
         assert "starting it again" not in node.stdout.read()
     assert not any(service.is_running() for service in services)
     assert not (folder / "node.json").exists()
-    assert not list(folder.glob("emulator-*"))
+    assert not list(folder.glob("emulated-cards"))
 
 
 def test_the_services_end_when_their_supervisor_is_killed(folder: Path, until: Until, command: tuple[str, ...]) -> None:
@@ -59,6 +67,49 @@ def test_up_detached_returns_when_the_node_serves(detached_folder: Path, nvshare
     answer = nvshare("up", "--emulate", "1", "--gpu-memory", "8GiB", "--detach", "--node-dir", str(detached_folder))
     assert answer.returncode == 0, answer.stderr
     assert status_of(detached_folder)["gpus"][0]["total_bytes"] == 8 * 2**30
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.8])
+def test_a_detached_node_that_does_not_serve_in_time_is_ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    def late(pipe: int, _timeout_seconds: float) -> str:
+        time.sleep(seconds)  # the node is then before or behind the fork that detaches it
+        return ""
+
+    monkeypatch.setattr("nvshare.cli.node_launch._read_line", late)
+    with pytest.raises(CommandError, match="did not start"):
+        launch_node(NodeOptions(folder, emulated_gpus=1), detach=True)
+    lines = [process.as_dict(["cmdline"], ad_value=[])["cmdline"] or [] for process in psutil.process_iter()]
+    assert [line for line in lines if str(folder) in line] == []
+
+
+def test_a_node_whose_parent_is_gone_does_not_start(folder: Path, command: tuple[str, ...]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    arguments = ("up", "--emulate", "1", "--node-dir", str(folder / "node"), "--parent", str(gone.pid))
+    assert subprocess.run([*command, *arguments], timeout=30).returncode == 0
+    assert not (folder / "node").exists()
+
+
+def test_a_folder_that_is_refused_gets_no_log(folder: Path) -> None:
+    folder.chmod(0o777)
+    with pytest.raises(CommandError, match="others may write"):
+        launch_node(NodeOptions(folder, emulated_gpus=1), detach=False)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_second_node_on_the_same_real_gpu_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "cards").mkdir()
+    # For these nodes the emulator's NVML is the driver's: cards that they did not make themselves.
+    for name, value in with_emulator(os.environ, EmulatedCards(folder / "cards", emulator_libraries())).items():
+        monkeypatch.setenv(name, value)
+    first = launch_node(NodeOptions(folder / "first"), detach=False)
+    try:
+        with pytest.raises(CommandError, match="another node shares GPU GPU-"):
+            launch_node(NodeOptions(folder / "second"), detach=False)
+    finally:
+        first.stop()
 
 
 def test_a_node_that_run_started_outlives_the_job_and_serves_the_next(

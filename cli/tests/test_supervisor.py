@@ -74,6 +74,25 @@ async def test_a_service_that_cannot_be_started_is_said_so_and_tried_again(
     assert "nothing cannot be started" in lines[0]
 
 
+async def test_whatever_goes_wrong_at_a_start_is_said_and_tried_again(supervisor: Supervisor, lines: list[str]) -> None:
+    async def fail() -> int:
+        raise ValueError("no such thing")
+
+    supervisor.keep("odd", fail)
+    await until(lambda: supervisor.starts("odd") >= 2)
+    assert "odd cannot be started: no such thing" in lines[0]
+
+
+async def test_a_service_is_started_again_when_nobody_listens_to_announcements(tmp_path: Path) -> None:
+    def closed(_line: str) -> None:
+        raise BrokenPipeError
+
+    supervisor = Supervisor(tmp_path, closed)
+    supervisor.start(service("pass"))
+    await until(lambda: supervisor.starts("sleeper") >= 3)
+    await supervisor.stop()
+
+
 async def test_stop_ends_a_service_that_ignores_sigterm(
     supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

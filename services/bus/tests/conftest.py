@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from nvshare.bus.credentials import NodeKeys
+from nvshare.bus.credentials import NodeKeys, ServiceCredential
 from nvshare.bus.frames import Connect, Err, Frame, FrameParser, Ping, Pong, Source, encode
 from nvshare.bus.nats_server import MAX_PAYLOAD_BYTES, NatsServer
 
@@ -18,7 +19,7 @@ GPU = "GPU-00000000-0000-0000-0000-000000000001"
 
 @dataclass
 class BareClient:
-    """A NATS connection with a bearer token and no manners: it sends what the test says."""
+    """A NATS connection with a token and no manners: it sends what the test says."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -31,7 +32,13 @@ class BareClient:
         address = urlsplit(url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         client = cls(reader, writer, FrameParser(Source.SERVER, MAX_PAYLOAD_BYTES))
-        client.send(Connect({"jwt": jwt, "verbose": False, "headers": True, "no_responders": True}))
+        options = {"verbose": False, "headers": True, "no_responders": True}
+        if jwt.count(".") == 3:  # a service's
+            credential = ServiceCredential.from_text(jwt)
+            nonce = json.loads((await reader.readline()).removeprefix(b"INFO "))["nonce"]
+            client.send(Connect({**options, "jwt": credential.jwt, "sig": credential.signature(nonce).decode()}))
+        else:
+            client.send(Connect({**options, "jwt": jwt}))
         return client
 
     def send(self, frame: Frame) -> None:
@@ -62,7 +69,7 @@ class BareClient:
 
 
 ConnectBare = Callable[[str], Awaitable[BareClient]]
-"""Connects with a bearer token; the connection is closed after the test."""
+"""Connects with a token; the connection is closed after the test."""
 
 
 @pytest.fixture

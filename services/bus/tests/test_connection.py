@@ -10,7 +10,7 @@ from nvshare.bus import subjects
 from nvshare.bus.connection import Bus, has_unknown_fields
 from nvshare.bus.credentials import NodeKeys
 from nvshare.bus.frames import Pub
-from nvshare.bus.nats_server import NatsServer
+from nvshare.bus.nats_server import MAX_PAYLOAD_BYTES, NatsServer
 from nvshare.bus.trace import current_traceparent
 from nvshare.v1.client_pb2 import Report
 from nvshare.v1.node_pb2 import Peer, RelayState
@@ -71,6 +71,19 @@ def test_e15_unknown_fields_are_seen_in_inner_messages() -> None:
     inner = Peer.FromString(Peer(pid=1).SerializeToString() + UNKNOWN_FIELD)
     assert has_unknown_fields(RelayState(peers=[Peer(pid=2), inner]))
     assert not has_unknown_fields(RelayState(peers=[Peer(pid=2)]))
+
+
+async def test_a_message_that_is_too_large_is_dropped_and_said_once(
+    bus: Bus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    received = await collect(bus)
+    for _ in range(2):
+        await bus.publish(SUBJECT, Report(client="x" * MAX_PAYLOAD_BYTES))
+    await bus.publish(SUBJECT, Report(sequence=7))
+
+    assert (await asyncio.wait_for(received.get(), 5)).sequence == 7
+    assert bus.dropped_messages == 2
+    assert capsys.readouterr().out.count("message too large for the bus") == 1
 
 
 async def test_a_handler_that_raises_is_counted_and_the_next_message_is_handled(bus: Bus) -> None:

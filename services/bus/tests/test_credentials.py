@@ -9,7 +9,7 @@ from services.bus.tests.conftest import GPU, ConnectBare
 
 from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
-from nvshare.bus.credentials import CLIENT_PAYLOAD_BYTES, CredentialError, NodeKeys, Signer
+from nvshare.bus.credentials import CLIENT_PAYLOAD_BYTES, CredentialError, NodeKeys, ServiceCredential, Signer
 from nvshare.bus.frames import Msg, Pub, Sub
 from nvshare.bus.nats_server import NatsServer
 from nvshare.v1.client_pb2 import Report
@@ -180,6 +180,19 @@ async def test_a_token_of_another_nodes_keys_does_not_get_in(connect: ConnectBar
     client = await connect(NodeKeys.generate("node-1").signer.service_jwt("scheduler"))
     await client.flush()
     assert client.closed_by_server
+
+
+async def test_a_services_token_without_its_key_does_not_get_in(keys: NodeKeys, connect: ConnectBare) -> None:
+    """Whoever took the server's port after a crash has seen the token, and not the key."""
+    client = await connect(ServiceCredential.from_text(keys.signer.service_jwt("scheduler")).jwt)
+    await client.flush()
+    assert client.closed_by_server
+
+
+@pytest.mark.parametrize("text", ["", "a.b.c", "a.b.c.d", "a.b.c.\u00e9", "a.b." + "A" * 43])
+def test_a_text_that_is_no_services_credential_is_an_error(text: str) -> None:
+    with pytest.raises(CredentialError, match="the service's credential cannot be read"):
+        ServiceCredential.from_text(text)
 
 
 async def test_a_hostile_leaf_node_is_not_let_in(keys: NodeKeys, nats: NatsServer) -> None:

@@ -74,3 +74,36 @@ def test_a_description_that_is_no_object_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "node.json").write_text("[]")
     with pytest.raises(ValueError, match="not a JSON object"):
         NodeDirectory(tmp_path).read_description()
+
+
+@pytest.mark.parametrize(("mode", "trusted"), [(0o755, True), (0o700, True), (0o775, False), (0o1777, False)])
+def test_a_folder_is_trusted_when_nobody_else_may_write_into_it(tmp_path: Path, mode: int, trusted: bool) -> None:
+    folder = tmp_path / "node"
+    folder.mkdir()
+    folder.chmod(mode)
+    assert NodeDirectory(folder).is_trusted() is trusted
+
+
+def test_a_link_an_absent_folder_and_another_users_are_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    owner = tmp_path.stat().st_uid
+    assert not NodeDirectory(link).is_trusted()
+    assert not NodeDirectory(tmp_path / "absent").is_trusted()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert NodeDirectory(tmp_path).is_trusted() is (owner == 0)  # root's is everybody's
+
+
+def test_a_folder_that_anybody_may_have_made_is_not_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NVSHARE_NODE_DIR", raising=False)
+    monkeypatch.setattr(NodeDirectory, "default", lambda: NodeDirectory(tmp_path))
+    node = NodeDirectory(tmp_path)
+    with node.lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        node.write_description({"node": "node-1"})
+        tmp_path.chmod(0o755)
+        assert NodeDirectory.find() == node
+        tmp_path.chmod(0o777)
+        assert NodeDirectory.find() != node

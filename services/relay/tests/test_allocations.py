@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nvshare.relay.allocations import Allocation, AllocationError, parse_allocation, requested_allocation
 from nvshare.v1.control_pb2 import AllocateRequest
 
+GPU = "GPU-01234567-89ab-cdef-0123-456789abcdef"
 GOOD = Allocation("run-1", ("GPU-1", "GPU-2"), "my job", 1000, 2**32, 30, "run")
 
 
@@ -58,5 +59,14 @@ def test_any_other_text_is_an_allocation_error(text: str) -> None:
 
 
 def test_a_request_becomes_an_allocation_of_who_asks() -> None:
-    request = AllocateRequest(gpus=["GPU-1"], name="job", memory_limit_bytes=7, core_limit_percent=30)
-    assert requested_allocation(request, "run-1", 1000) == Allocation("run-1", ("GPU-1",), "job", 1000, 7, 30, "run")
+    request = AllocateRequest(gpus=[GPU], name="job", memory_limit_bytes=7, core_limit_percent=30)
+    assert requested_allocation(request, "run-1", 1000) == Allocation("run-1", (GPU,), "job", 1000, 7, 30, "run")
+
+
+@pytest.mark.parametrize(
+    "gpus",
+    [["GPU-1"], ["GPU-" + "x" * 36], [GPU + "0"], [GPU.upper()], [f"GPU-{number:036x}" for number in range(17)]],
+)
+def test_a_request_for_what_is_no_gpu_or_for_too_many_is_refused(gpus: list[str]) -> None:
+    with pytest.raises(AllocationError, match="it names no GPU, too many"):
+        requested_allocation(AllocateRequest(gpus=gpus), "run-1", 1000)

@@ -12,7 +12,7 @@ from nvshare.bus import subjects
 from nvshare.bus.frames import Err
 from nvshare.bus.node_client import AllocationClient, NodeClient, NodeError
 from nvshare.v1.client_pb2 import Grant, Report
-from nvshare.v1.control_pb2 import ModeReply, ModeRequest
+from nvshare.v1.control_pb2 import ModeReply, ModeRequest, ReleaseReply, ReleaseRequest
 
 PAYLOAD_LIMIT_BYTES = 16 * 1024
 FRAMES_AT_ONCE = 1000
@@ -105,6 +105,16 @@ async def test_who_leaves_at_any_point_leaves_nothing_behind(node: Node) -> None
     client = await node.client(path)
 
     assert await client.flush() == []
+
+
+async def test_who_comes_again_and_again_does_not_send_more_than_its_allocation_may(node: Node) -> None:
+    path = await node.allocation()
+    flood = b'CONNECT {"name":"0123456789abcdef"}\r\n' + b"PING\r\n" * 900 + b"NONSENSE\r\n"
+
+    answers = [await raw(path, flood) for _ in range(20)]  # each within what a connection may send at once
+
+    assert b"too many messages a second" not in answers[0]
+    assert b"too many messages a second" in answers[-1]
 
 
 async def test_an_allocation_has_a_bounded_number_of_connections(node: Node) -> None:
@@ -243,3 +253,15 @@ async def test_whoever_runs_the_node_is_an_admin(node: Node) -> None:
 async def test_a_node_that_is_not_there_is_said_in_one_line(short_folder: Path) -> None:
     with pytest.raises(NodeError, match="start one with `nvshare up`"):
         await NodeClient.open(short_folder / "control.sock")
+
+
+async def test_a_user_that_asks_too_often_is_slowed_down_and_gets_every_answer(node: Node) -> None:
+    requests, burst, per_second = 70, 64, 20
+    loop = asyncio.get_running_loop()
+    async with NodeClient.open(node.directory.control_socket) as client:
+        begin_s = loop.time()
+        for _ in range(requests):
+            reply = await client.request("release", ReleaseRequest(id="run-0"), ReleaseReply)
+            assert "there is no allocation" in reply.error
+        # The last one is let in and paid for afterwards.
+        assert loop.time() - begin_s >= (requests - 1 - burst) / per_second - 0.05

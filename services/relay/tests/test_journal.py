@@ -1,5 +1,7 @@
 """The journal: what was written is known again, and damage costs only what it hit."""
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,42 @@ def test_a_rewritten_file_is_appended_to_and_short_again(tmp_path: Path) -> None
 
     assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 3
     assert list(journal.load().peers) == []
+
+
+def test_a_line_that_the_disk_took_in_part_costs_only_itself(tmp_path: Path) -> None:
+    journal = JournalFile(tmp_path / "journal.jsonl")
+    journal.rewrite([joined_line(KEY, PROCESS)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "journal.jsonl").stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.append(bytes_line(KEY, "GPU-1", PROMISE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    journal.append(bytes_line(KEY, "GPU-2", PROMISE))
+    journal.close()
+
+    state = journal.load()
+    assert [peer.promises for peer in state.peers] == [{"GPU-2": PROMISE}]
+    assert state.unreadable_lines == 1
+
+
+def test_a_failed_rewrite_leaves_the_journal_as_it_was_and_no_descriptor_behind(tmp_path: Path) -> None:
+    path = tmp_path / "relay" / "journal.jsonl"
+    journal = JournalFile(path)
+    journal.rewrite([])
+    while not journal.is_long():
+        journal.append(joined_line(KEY, PROCESS))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no paths, a count
+    path.rename(tmp_path / "moved")
+    (path / "in-the-way").mkdir(parents=True)
+
+    with pytest.raises(OSError, match="directory"):
+        journal.rewrite([])
+
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert [one.name for one in path.parent.iterdir()] == ["journal.jsonl"]
+    assert not journal.is_long()  # not again at once
+    journal.append(gone_line(KEY))
+    assert (tmp_path / "moved").read_text().endswith(gone_line(KEY))
+    journal.close()

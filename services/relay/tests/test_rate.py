@@ -27,3 +27,18 @@ def test_never_more_passes_than_the_burst_and_the_rate_allow(steps: list[tuple[i
         now_s += pause_s
         taken += count if bucket.take(count, now_s) else 0
         assert taken <= 5 + 10 * now_s + 1e-6
+
+
+def test_what_is_borrowed_must_be_waited_for() -> None:
+    bucket = TokenBucket(10, 5, 0.0)
+    assert bucket.borrow(5, 0.0, longest_s=1.0) == 0.0
+    assert bucket.borrow(5, 0.0, longest_s=1.0) == 0.5
+    assert bucket.borrow(6, 0.0, longest_s=1.0) is None
+    assert bucket.borrow(5, 0.5, longest_s=1.0) == 0.5
+
+
+def test_a_bucket_is_full_when_all_tokens_are_back() -> None:
+    bucket = TokenBucket(10, 5, 0.0)
+    bucket.take(5, 0.0)
+    assert not bucket.is_full(0.4)
+    assert bucket.is_full(0.5)

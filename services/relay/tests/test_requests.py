@@ -12,10 +12,11 @@ from services.relay.tests.conftest import GPU, Node
 from nvshare.bus.node_client import NodeClient
 from nvshare.relay.folders import AllocationFolders
 from nvshare.relay.journal import JournalFile
+from nvshare.relay.limits import MAX_ALLOCATIONS_PER_USER
 from nvshare.relay.peers import PeerKey, Process
 from nvshare.relay.processes import identify, open_pidfd
 from nvshare.relay.registry import Registry
-from nvshare.relay.requests import MAX_ALLOCATIONS_PER_USER, Requests
+from nvshare.relay.requests import Requests
 from nvshare.v1.control_pb2 import AllocateReply, AllocateRequest, ReleaseReply, ReleaseRequest
 
 LONG_S = 61.0
@@ -81,8 +82,14 @@ class Shop:
     """The parts that serve requests, without the bus, and with a clock of the test."""
 
     def __init__(self, node: Node) -> None:
-        self.folders = AllocationFolders(node.directory, lambda allocation: asyncio.Protocol(), lambda: None)
         self.registry = Registry(JournalFile(node.directory.relay_journal), lambda: None)
+        self.folders = AllocationFolders(
+            node.directory,
+            make_protocol=lambda allocation: asyncio.Protocol(),
+            in_use=lambda name: bool(self.registry.peers.of_allocation(name)),
+            on_change=lambda: None,
+            on_moved=lambda name: None,
+        )
         self.registry.load()
         node.directory.allocations.mkdir()
         self.admins: set[int] = set()

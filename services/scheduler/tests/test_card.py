@@ -171,3 +171,100 @@ def test_memory_of_a_process_that_died_before_the_scheduler_started_is_not_promi
     desk.now_ns += MILLISECOND_NS
     desk.sample(0)
     assert desk.grant("a").ceiling_bytes >= 8 * GIB
+
+
+def test_what_a_client_tells_of_its_contexts_does_not_hide_what_the_driver_shows(make_desk: MakeDesk) -> None:
+    desk = whole_card(make_desk)
+    desk.join("liar", external_bytes=1)
+    before = desk.arbiter.state.capacity_bytes(desk.policy)
+    desk.sample(12 * GIB, {1000: 12 * GIB})
+    state = desk.arbiter.state
+    assert before - state.capacity_bytes(desk.policy) + state.promised_bytes >= 12 * GIB
+
+
+def test_what_a_client_tells_of_its_contexts_is_believed_within_what_the_driver_shows(make_desk: MakeDesk) -> None:
+    desk = whole_card(make_desk)
+    desk.join("liar", external_bytes=60 * GIB)
+    before = desk.arbiter.state.capacity_bytes(desk.policy)
+    desk.sample(500 * MIB, {1000: 500 * MIB})
+    assert desk.arbiter.state.capacity_bytes(desk.policy) == before - 500 * MIB
+
+
+def test_a_footprint_that_changes_with_each_sample_hides_nothing(make_desk: MakeDesk) -> None:
+    desk = whole_card(make_desk)
+    desk.join("liar")
+    before = desk.arbiter.state.capacity_bytes(desk.policy)
+    for footprint_bytes in range(1, 6):
+        desk.follow("liar", footprint_bytes=footprint_bytes)
+        desk.sample(12 * GIB, {1000: 12 * GIB})
+    state = desk.arbiter.state
+    assert before - state.capacity_bytes(desk.policy) + state.promised_bytes >= 12 * GIB
+
+
+def test_a_footprint_beyond_every_grant_that_the_driver_does_not_show_is_not_charged(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.join("honest")
+    desk.sample(64 * MIB, {1000: 64 * MIB})
+    desk.join("liar", footprint_bytes=16 * GIB)
+    desk.sample(128 * MIB, {1000: 64 * MIB, 1001: 64 * MIB})
+    assert desk.allocate("honest", 8 * GIB)
+
+
+def test_a_footprint_beyond_every_grant_that_the_driver_shows_is_charged(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.join("honest")
+    desk.sample(12 * GIB + 64 * MIB, {1000: 64 * MIB, 1001: 12 * GIB})
+    desk.join("ran-without-nvshare", footprint_bytes=12 * GIB)
+    assert desk.arbiter.state.promised_bytes >= 12 * GIB
+    assert not desk.allocate("honest", 8 * GIB)
+
+
+def test_a_context_that_a_neighbour_made_meanwhile_keeps_no_ghost(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.join("neighbour")
+    desk.join("dead")
+    assert desk.allocate("dead", 3 * GIB)
+    for _ in range(2):
+        desk.sample(3 * GIB, {424242: 3 * GIB})
+    assert desk.arbiter.state.card.lists_our_pids is False
+    desk.kill("dead")
+    desk.report("neighbour", external_bytes=500 * MIB)
+    desk.now_ns += MILLISECOND_NS
+    desk.sample(500 * MIB, {434343: 500 * MIB})
+    assert desk.arbiter.state.card.ghosts == []
+
+
+def test_memory_of_no_process_that_stays_becomes_the_drivers_own(make_desk: MakeDesk) -> None:
+    desk = whole_card(make_desk)
+    desk.join("dead")
+    assert desk.allocate("dead", 12 * GIB)
+    desk.sample(12 * GIB, {1000: 12 * GIB})
+    desk.kill("dead")
+    desk.now_ns += MILLISECOND_NS
+    desk.sample(12 * GIB, {})
+    desk.now_ns += desk.policy.ghost_lasting_ns
+    desk.sample(12 * GIB, {})
+    assert desk.arbiter.state.card.ghosts == []
+    assert desk.arbiter.state.card.baseline_bytes == 12 * GIB
+    assert "memory-freed" not in desk.kinds()
+    desk.sample(0, {})
+    assert desk.arbiter.state.card.baseline_bytes == 0
+
+
+def test_a_ghost_that_stays_does_not_keep_a_deadlock_from_being_resolved(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.join("dead")
+    assert desk.allocate("dead", 4 * GIB)
+    desk.sample(4 * GIB, {1000: 4 * GIB})
+    desk.pass_time(2 * SECOND_NS)
+    desk.join("only", wanted_bytes=14 * GIB, allocation_waits=True)
+    desk.kill("dead")
+    desk.now_ns += MILLISECOND_NS
+    desk.sample(4 * GIB, {})
+    desk.pass_time(desk.policy.ghost_falling_ns - SECOND_NS)
+    desk.sample(4 * GIB, {})
+    assert "memory-refused" not in desk.kinds()
+    for _ in range(5):
+        desk.pass_time(SECOND_NS // 2)
+        desk.sample(4 * GIB, {})
+    assert "memory-refused" in desk.kinds()

@@ -141,5 +141,5 @@ def test_a_new_nonce_of_the_same_process_is_a_new_client(make_desk: MakeDesk) ->
     desk.follow("a", demand=True)
     desk.kill("a")
     desk.join("b")
-    assert desk.grant("b").epoch == 1
+    assert desk.grant("b").sequence == 1
     assert desk.grant("b").may_launch

@@ -119,3 +119,42 @@ def test_a_relay_that_restarts_changes_nothing_for_who_lives(make_desk: MakeDesk
     desk.connect("a", Link.CONNECTED)
     desk.report("a")
     assert desk.grant("a") == before
+
+
+def test_a_client_that_the_relay_lost_for_a_moment_is_served_again(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.join("neighbour")
+    program = desk.join("a")
+    assert desk.allocate("a", 3 * GIB)
+    desk.follow("a")
+    before = desk.grant("a")
+    desk.kill("a")
+    desk.programs["a"] = program
+    desk.relay()
+    desk.report("a")
+    assert (desk.grant("a").generation, desk.grant("a").may_launch) == (before.generation, True)
+    assert desk.grant("a").epoch > before.epoch
+    assert desk.allocate("a", 5 * GIB)
+
+
+def test_a_lost_client_is_not_taken_at_its_old_word(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    program = desk.join("a")
+    assert desk.allocate("a", 3 * GIB)
+    desk.kill("a")
+    desk.programs["a"] = program
+    desk.relay()
+    desk.report("a")
+    desk.report("a")
+    client = next(iter(desk.arbiter.state.clients.values()))
+    assert not client.agreed
+    desk.follow("a")
+    assert client.agreed
+
+
+def test_a_report_of_an_epoch_that_nobody_was_sent_is_refused(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    desk.start("liar")
+    desk.report("liar", generation=1, epoch=2**64 - 1)
+    assert desk.programs["liar"].grant is None
+    assert desk.arbiter.state.refused_reports == 1

@@ -19,8 +19,11 @@ from nvshare.bus.credentials import NodeKeys
 from nvshare.bus.nats_server import NatsServer
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.emulator import library_directory
-from nvshare.scheduler.model import Mode
+from nvshare.scheduler.device_memory import Driver, Gpu
+from nvshare.scheduler.model import MemorySampled, Mode
 from nvshare.scheduler.modes import Sharing, load_sharing
+from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.service import NodeShare, Scheduler
 from nvshare.v1 import client_pb2, control_pb2, node_pb2
 
 NODE = "node-1"
@@ -257,6 +260,34 @@ async def test_a_quantum_out_of_bounds_is_refused_and_the_mode_stays(node: Node)
     reply = await node.set_mode(gpu, client_pb2.MODE_SERIAL, 1)
     assert "between" in reply.error
     assert reply.mode == client_pb2.MODE_AUTO
+
+
+async def test_a_quantum_changes_nothing_when_the_mode_beside_it_is_refused(node: Node) -> None:
+    gpu = await node.gpu()
+    grants = await node.join(gpu.uuid, "a")
+    await node.report(gpu.uuid, "a", wanted_bytes=2 * gpu.total_bytes, allocation_waits=True)
+    await grants.until(lambda grant: True)
+    reply = await node.set_mode(gpu.uuid, client_pb2.MODE_OFF, quantum_us=500_000)
+    assert "cannot switch sharing off" in reply.error
+    assert (reply.quantum_us, reply.mode) == (gpu.quantum_us, gpu.mode)
+    assert not (node.directory.scheduler / "modes.json").exists()
+
+
+class BrokenDriver(Driver):
+    """One GPU, whose memory cannot be read for a reason that nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.gpus = (Gpu("GPU-broken", 0, "broken", 1 << 34),)
+
+    def sample(self, uuid: str) -> MemorySampled:
+        raise RuntimeError("unforeseen")
+
+
+async def test_the_service_ends_when_the_watch_over_the_memory_dies(bare_node: Node, tmp_path: Path) -> None:
+    default = Sharing(Mode.AUTO, 2_000_000_000)
+    share = NodeShare(NODE, tmp_path, 1, default, 0, Policy(sample_ns=1_000_000))
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        await asyncio.wait_for(Scheduler(share, BrokenDriver(), bare_node.bus).run(asyncio.Event()), 10)
 
 
 async def test_after_a_kill_the_generation_is_greater_and_a_living_client_is_served_again(node: Node) -> None:

@@ -59,6 +59,18 @@ def test_the_next_may_launch_only_when_the_last_one_is_quiet(make_desk: MakeDesk
     assert desk.grant("b").may_launch
 
 
+def test_a_holder_of_many_seconds_is_waited_for_like_any_other(make_desk: MakeDesk) -> None:
+    desk = make_desk(Mode.SERIAL)
+    desk.join("a")
+    desk.follow("a", demand=True)
+    desk.pass_time(2 * desk.policy.drain_limit_ns)
+    desk.join("b")
+    desk.follow("b", demand=True)
+    assert not desk.grant("a").may_launch
+    assert not desk.grant("b").may_launch
+    assert "client-stuck" not in desk.kinds()
+
+
 def test_an_idle_holder_makes_room_at_once(make_desk: MakeDesk) -> None:
     desk = two_that_want(make_desk)
     desk.follow("a", demand=False)
@@ -157,6 +169,41 @@ def test_a_disconnected_holder_runs_on_and_the_others_wait_visibly(make_desk: Ma
     desk.report("a")
     desk.follow("a")
     assert desk.grant("b").may_launch
+
+
+def test_a_holder_that_stays_disconnected_is_passed_over_in_the_end(make_desk: MakeDesk) -> None:
+    desk = two_that_want(make_desk)
+    desk.connect("a", Link.DISCONNECTED)
+    limit_ns = desk.policy.drain_limit_ns
+    for _ in range(2 * limit_ns // SECOND_NS):
+        assert not desk.grant("b").may_launch
+        desk.pass_time(SECOND_NS // 2, heartbeats=False)
+        desk.report("b")
+    assert desk.grant("b").may_launch
+    assert desk.kinds().count("client-stuck") == 1
+    desk.connect("a", Link.CONNECTED)
+    desk.report("a")
+    assert not desk.grant("a").may_launch
+    assert desk.grant("b").may_launch
+
+
+def test_a_client_that_never_drains_is_named_once(make_desk: MakeDesk) -> None:
+    desk = two_that_want(make_desk)
+    desk.join("c")
+    desk.pass_time(2 * SECOND_NS)
+    desk.follow("a", state=ClientState.DRAINING, demand=False)
+    desk.pass_time(desk.policy.drain_limit_ns)
+    desk.follow("b")
+    for holder, other in (("b", "c"), ("c", "b")) * 2:
+        desk.follow("a", state=ClientState.RUNNING)
+        desk.follow(other, demand=True)
+        desk.follow(holder, demand=False, state=ClientState.WAITING)
+        desk.follow(holder)
+        assert desk.grant(other).may_launch
+        desk.follow(other)
+    assert desk.kinds().count("client-stuck") == 1
+    desk.follow("a", state=ClientState.WAITING)
+    assert "client-stuck" not in desk.arbiter.state.clients["allocation-a/1000-a"].told
 
 
 def test_e9_who_waits_for_its_turn_is_not_told_that_it_waits_for_memory(make_desk: MakeDesk) -> None:

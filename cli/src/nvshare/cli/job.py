@@ -1,6 +1,7 @@
 """One share of a node's GPUs for a program: asked for, put into the program's environment, and given back."""
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ class Share:
 
 
 def choose_gpus(status: StatusReply, wanted: str | None) -> tuple[str, ...]:
-    """UUIDs of the GPUs that a person means by `I[,J]` (indices or UUIDs); by default the one with the fewest clients.
+    """UUIDs of the GPUs that a person means by `I[,J]` (indices or UUIDs); by default the one with the fewest
+    allocations: programs of theirs may not have reached the card yet.
 
     Raises CommandError for a GPU that is not there, or named twice.
     """
@@ -39,7 +41,8 @@ def choose_gpus(status: StatusReply, wanted: str | None) -> tuple[str, ...]:
     if wanted is None:
         if not gpus:
             raise CommandError("the node has no GPU; see `nvshare status`")
-        return (min(gpus, key=lambda gpu: len(gpu.clients)).uuid,)
+        shares = Counter(uuid for allocation in status.allocations for uuid in allocation.gpus)
+        return (min(gpus, key=lambda gpu: shares[gpu.uuid]).uuid,)
     chosen = tuple(select_gpu(gpus, text.strip()).uuid for text in wanted.split(","))
     if len(set(chosen)) < len(chosen):
         raise CommandError(f"--gpu {wanted} names a GPU twice")

@@ -1,6 +1,7 @@
 """The `nvshare` command: its sub-commands, their options, and how errors leave it (one line, a non-zero status)."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -27,13 +28,14 @@ from nvshare.cli.bench.command import bench, demo
 from nvshare.cli.errors import CommandError
 from nvshare.cli.job import limit_fits
 from nvshare.cli.mode import change_mode
+from nvshare.cli.node_folder import NodeRunsError
 from nvshare.cli.node_launch import READY, RUNNING, launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status, require_node, select_gpu
 from nvshare.cli.quota import find_allocation, set_quota
 from nvshare.cli.run import JobOptions, run_job
 from nvshare.cli.status import limit_words, mode_words, render_status, status_document
-from nvshare.cli.up import NodeRunsError, run_node
+from nvshare.cli.up import run_node
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells answer
 
@@ -78,6 +80,7 @@ def up(
     node_dir: NodeDir = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the node serves; it runs on.")] = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
     background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
 ) -> None:
     """Run one node in the foreground: NATS server, relay, scheduler. Ctrl-C ends all.
@@ -101,8 +104,10 @@ def up(
             raise CommandError(f"a node already runs in {node_options.directory}; use it, or end it first")
         typer.echo(f"a node runs in {node_options.directory}")
         return
-    if os.environ.get("NVSHARE_PARENT_DEATH") == "1":
+    if parent is not None:
         die_with_parent()
+        if os.getppid() != parent:  # it died before it was watched
+            return
     if background and os.fork():
         os._exit(0)  # the node goes on as nobody's child
     if ready_fd is not None:
@@ -113,23 +118,22 @@ def up(
 
 def _run_launched_node(node_options: NodeOptions, ready_fd: int) -> None:
     """Run a node that another process started, and tell it through the pipe how the start went."""
-    with os.fdopen(ready_fd, "w") as pipe:
-        os.set_inheritable(ready_fd, False)
+    os.set_inheritable(ready_fd, False)
 
-        def log(text: str) -> None:
-            typer.echo(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}")
+    def tell(text: str) -> None:
+        os.write(ready_fd, f"{text}\n".encode())
 
-        def ready() -> None:
-            print(READY, file=pipe, flush=True)
+    def log(text: str) -> None:
+        typer.echo(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}")
 
-        try:
-            asyncio.run(run_node(node_options, log, ready))
-        except NodeRunsError:
-            print(RUNNING, file=pipe)
-            raise
-        except CommandError as error:
-            print(error, file=pipe)
-            raise
+    try:
+        asyncio.run(run_node(node_options, log, lambda: tell(READY)))
+    except BrokenPipeError as error:
+        raise CommandError("whoever started this node ended before it served") from error
+    except CommandError as error:
+        with contextlib.suppress(BrokenPipeError):
+            tell(RUNNING if isinstance(error, NodeRunsError) else str(error))
+        raise
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -9,7 +9,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.errors import CommandError
+from nvshare.cli.node_folder import check_directory
 from nvshare.cli.node_options import NodeOptions
 
 READY = "ready"
@@ -46,26 +48,22 @@ def launch_node(options: NodeOptions, *, detach: bool) -> LaunchedNode:
     A detached node outlives this process; another one ends when this process ends. Its output goes to `logs/up.log`.
     Raises CommandError with the node's own words when it does not start.
     """
-    log_directory = options.directory / "logs"
+    node = NodeDirectory(options.directory)
+    check_directory(node.path)
     try:
-        log_directory.mkdir(parents=True, exist_ok=True)
-        log = (log_directory / "up.log").open("ab")
+        node.logs.mkdir(exist_ok=True)
+        log = node.log("up").open("ab")
     except OSError as error:
         raise CommandError(
-            f"cannot write to {log_directory}: {error.strerror}; choose another folder with --node-dir"
+            f"cannot write to {node.logs}: {error.strerror}; choose another folder with --node-dir"
         ) from error
     read_end, write_end = os.pipe()
-    environment = dict(os.environ)
     arguments = ["up", *options.arguments(), "--ready-fd", str(write_end)]
-    if detach:
-        arguments.append("--background")
-    else:
-        environment["NVSHARE_PARENT_DEATH"] = "1"
+    arguments += ["--background"] if detach else ["--parent", str(os.getpid())]
     try:
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "nvshare.cli", *arguments],
-                env=environment,
                 pass_fds=(write_end,),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -77,16 +75,37 @@ def launch_node(options: NodeOptions, *, detach: bool) -> LaunchedNode:
         os.close(write_end)
     with os.fdopen(read_end, "rb", buffering=0) as pipe:
         answer = _read_line(pipe.fileno(), START_SECONDS)
-    if detach or answer == RUNNING:
+        if answer not in (READY, RUNNING):
+            _end_failed_start(process, pipe.fileno(), told=bool(answer))
+    if detach or answer != READY:
         process.wait()
     if answer == RUNNING:
         return LaunchedNode(started=False)
     if answer == READY:
         return LaunchedNode(started=True, process=None if detach else process)
+    raise CommandError(answer or f"the node did not start; see {node.log('up')}")
+
+
+def _end_failed_start(process: subprocess.Popen[bytes], pipe: int, *, told: bool) -> None:
+    """Wait for the end of a node that `told` why it ends; end one that does not answer.
+
+    Signals go to the process group: a detached node is nobody's child, but stays in the group of `process`, which is
+    not waited for before, so that the group's number stays its own. The node holds the pipe open until it has ended.
+    """
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
-    process.wait()
-    raise CommandError(answer or f"the node did not start; see {log_directory / 'up.log'}")
+        if not told:
+            os.killpg(process.pid, signal.SIGTERM)
+        if not _ends(pipe, END_SECONDS):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ends(descriptor: int, timeout_seconds: float) -> bool:
+    """Whether all writers of the pipe close it before the deadline."""
+    deadline = time.monotonic() + timeout_seconds
+    while select.select([descriptor], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+        if not os.read(descriptor, 4096):
+            return True
+    return False
 
 
 def _read_line(descriptor: int, timeout_seconds: float) -> str:

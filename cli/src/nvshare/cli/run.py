@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from nvshare.cli.node_launch import START_SECONDS, launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status, find_node, wait_until_serving
 from nvshare.v1.control_pb2 import StatusReply
+
+LONGEST_NAME = 64  # characters of an allocation's name
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,10 @@ async def run_job(command: Sequence[str], options: JobOptions) -> int:
     gpus = choose_gpus(status, options.gpus)
     if options.memory_limit_bytes:
         limit_fits(status.gpus, gpus, options.memory_limit_bytes)
-    name = options.name or Path(command[0]).name
+    name = options.name or Path(command[0]).name[:LONGEST_NAME]
     async with shared(node, gpus, name, options.memory_limit_bytes, os.environ) as environment:
+        if emulated_cards(node) is not None:  # no result of a real card: nobody is to take it for one
+            print(f"nvshare: {name} runs on an emulated GPU of the node in {node.path}", file=sys.stderr, flush=True)
         # Nothing else runs on this loop: it may wait as long as the program does.
         return run_in_foreground(command, environment)
 

@@ -92,14 +92,15 @@ class Supervisor:
             started = time.monotonic()
             try:
                 end = describe_exit(await run_once())
-            except (OSError, RuntimeError) as error:
+            except Exception as error:  # whatever it is, the service is to run again
                 end = f"cannot be started: {error}"
             quick_deaths = 0 if time.monotonic() - started >= STEADY_SECONDS else quick_deaths + 1
             with contextlib.suppress(TimeoutError):
                 # At Ctrl-C a service may end before we end it: no news, and no reason to start it again.
                 await asyncio.wait_for(self._stopping.wait(), restart_delay_seconds(quick_deaths))
                 return
-            self._announce(f"{name} {end}; starting it again (its log: {self.log_path(name)})")
+            with contextlib.suppress(OSError):  # nobody listens any more: the node goes on
+                self._announce(f"{name} {end}; starting it again (its log: {self.log_path(name)})")
 
     async def _run_once(self, service: ServiceProcess) -> int:
         environment = dict(service.environment)

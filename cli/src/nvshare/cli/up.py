@@ -1,22 +1,14 @@
 """`nvshare up`: one node in the foreground: the NATS server, the relay and the scheduler under one supervisor."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import re
-import secrets
-import shutil
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-import pynvml
 
 from nvshare.bus.credentials import NodeKeys
 from nvshare.bus.nats_server import NatsServer, NatsServerError
@@ -25,20 +17,16 @@ from nvshare.bus.quantities import format_bytes
 from nvshare.bus.version import BUILD, VERSION
 from nvshare.cli.environment import EmulatedCards, service_environment
 from nvshare.cli.errors import CommandError
-from nvshare.cli.libraries import emulator_libraries
+from nvshare.cli.gpu_claims import claimed, real_gpus
+from nvshare.cli.log_files import limited_logs
+from nvshare.cli.node_folder import check_directory, emulated_cards, locked
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import wait_until_serving
 from nvshare.cli.supervisor import ServiceProcess, Supervisor
 from nvshare.v1.control_pb2 import StatusReply
 
 SERVE_SECONDS = 20.0
-LOCK_SECONDS = 0.2
-SOCKET_PATH_BYTES = 107  # of sockaddr_un.sun_path, less its closing zero
-LONGEST_SOCKET = f"allocations/{'x' * 40}/nvshare.sock"
-
-
-class NodeRunsError(CommandError):
-    """Another `nvshare up` holds the folder."""
+LOGS = ("up", "nats", "relay", "scheduler")
 
 
 def node_name(host: str) -> str:
@@ -52,15 +40,16 @@ async def run_node(options: NodeOptions, announce: Callable[[str], None], ready:
     Raises NodeRunsError when another process runs one in this folder, CommandError when it cannot start.
     """
     node = NodeDirectory(options.directory.absolute())
+    # Others may read what the node and its services make, and never write: the modes that are stricter say so.
+    os.umask(0o022)
     check_directory(node.path)
-    with locked(node):
-        if not options.emulated_gpus:
-            check_real_gpus()
+    with locked(node), claimed(() if options.emulated_gpus else real_gpus()):
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with emulated_cards(node, options) as cards:
-            await _serve(node, options, cards, announce, ready, stop)
+            async with limited_logs([node.log(name) for name in LOGS]):
+                await _serve(node, options, cards, announce, ready, stop)
 
 
 async def _serve(
@@ -76,8 +65,7 @@ async def _serve(
     keys = NodeKeys.generate(host)
     node.logs.mkdir(exist_ok=True)
     node.credentials.mkdir(mode=0o700, exist_ok=True)
-    for name in ("relay", "scheduler"):
-        write_atomically(node.service_credentials(name), keys.signer.service_jwt(name), mode=0o600)
+    write_atomically(node.service_credentials("scheduler"), keys.signer.service_jwt("scheduler"), mode=0o600)
     supervisor = Supervisor(node.logs, announce)
     with node.log("nats").open("ab") as nats_log:
         server = NatsServer(keys, node.nats, log=nats_log)
@@ -162,65 +150,3 @@ def welcome(node: NodeDirectory, status: StatusReply) -> list[str]:
         for gpu in sorted(status.gpus, key=lambda gpu: gpu.index)
     ]
     return [f"nvshare {VERSION} ({BUILD}) serves node {status.node} in {node.path}", *gpus]
-
-
-def check_directory(path: Path) -> None:
-    """Make the node's folder. Raises CommandError when it cannot be made or is too deep for the sockets in it."""
-    if len(os.fsencode(path / LONGEST_SOCKET)) > SOCKET_PATH_BYTES:
-        raise CommandError(f"{path} is too long a path for the sockets in it; choose a shorter --node-dir")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        owner = path.stat().st_uid
-    except OSError as error:
-        raise CommandError(f"cannot make {path}: {error.strerror}; choose another folder with --node-dir") from error
-    if owner != os.geteuid():  # whoever owns the folder could replace the sockets in it
-        raise CommandError(f"{path} belongs to uid {owner}; choose a folder of your own with --node-dir")
-
-
-def check_real_gpus() -> None:
-    """Raises CommandError when NVML shows no GPU."""
-    try:
-        pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        count = 0
-    if not count:
-        raise CommandError("no NVIDIA GPU found (NVML shows none); use `--emulate 1` for an emulated one")
-
-
-@contextlib.contextmanager
-def locked(node: NodeDirectory) -> Iterator[None]:
-    """Hold the node's lock. Raises NodeRunsError when another process holds it."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    with node.lock.open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                # Whoever asks whether a node runs holds a shared lock for a moment.
-                if time.monotonic() >= deadline:
-                    raise NodeRunsError(
-                        f"a node already runs in {node.path}; use it, end it, or choose another with --node-dir"
-                    ) from None
-            time.sleep(0.01)
-        yield
-
-
-@contextlib.contextmanager
-def emulated_cards(node: NodeDirectory, options: NodeOptions) -> Iterator[EmulatedCards | None]:
-    """A fresh folder for the state of the node's emulated cards, gone at the end; None for real cards."""
-    for left_over in node.path.glob("emulator-*"):
-        shutil.rmtree(left_over, ignore_errors=True)
-    if not options.emulated_gpus:
-        yield None
-        return
-    folder = node.path / f"emulator-{secrets.token_hex(4)}"
-    folder.mkdir()
-    # Every user of the box may run on the cards, as on real ones.
-    folder.chmod(0o1777)
-    try:
-        yield EmulatedCards(folder, emulator_libraries())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

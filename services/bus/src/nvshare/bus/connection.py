@@ -10,6 +10,7 @@ nats-py must be told so: `pending_size=0` (else publishes are kept and sent afte
 
 import functools
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from nats.aio.msg import Msg
 
+from nvshare.bus.credentials import ServiceCredential
 from nvshare.bus.trace import HEADER, current_traceparent, valid_traceparent
 
 _RECONNECT_WAIT_SECONDS = 0.1
@@ -60,19 +62,18 @@ class Bus:
         name: str,
         on_reconnect: Callable[[], Awaitable[None] | None] | None = None,
     ) -> "Bus":
-        """Connects to the NATS server at `url` with the bearer token `jwt`; waits for as long as it is not there.
+        """Connects to the NATS server at `url` with `jwt`, a text of `Signer.service_jwt`; waits for as long as the
+        server is not there. Raises CredentialError.
 
         `on_reconnect` is called after each reconnect, when the subscriptions are in force again.
         """
+        credential = ServiceCredential.from_text(jwt)
         bus = cls(name, on_reconnect)
         await bus._client.connect(
             url,
             name=name,
-            # The server asks nobody for a signature who has a bearer token, but nats-py sends a token only beside
-            # one, and only if some classic secret is set.
-            token="bearer",
-            user_jwt_cb=lambda: bytearray(jwt.encode()),
-            signature_cb=lambda nonce: b"",
+            user_jwt_cb=lambda: bytearray(credential.jwt.encode()),
+            signature_cb=credential.signature,
             pending_size=0,
             max_reconnect_attempts=-1,
             reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # annotated int, used as seconds of sleep
@@ -97,6 +98,9 @@ class Bus:
         headers = {HEADER: traceparent} if traceparent else None
         try:
             await self._client.publish(subject, message.SerializeToString(), headers=headers)
+        except nats.errors.MaxPayloadError:
+            self.dropped_messages += 1
+            self._log_once("message too large for the bus; dropped", subject, type(message), logging.ERROR)
         except (nats.errors.Error, OSError) as error:
             self.dropped_messages += 1
             _log.debug("message dropped", subject=subject, error=type(error).__name__)
@@ -109,7 +113,7 @@ class Bus:
         """
 
         async def receive(received: Msg) -> None:
-            message = self._parse(subject, message_type, received.data)
+            message = self._parse(subject, message_type, received)
             if message is None:
                 return
             traceparent = (received.headers or {}).get(HEADER, "")
@@ -144,22 +148,32 @@ class Bus:
                 _log.debug("closing without a last flush")
         await self._client.close()
 
-    def _parse(self, subject: str, message_type: type[MessageT], data: bytes) -> MessageT | None:
+    def _parse(self, subscribed: str, message_type: type[MessageT], received: Msg) -> MessageT | None:
         try:
-            message = message_type.FromString(data)
+            message = message_type.FromString(received.data)
         except DecodeError:
             self.malformed_messages += 1
-            self._log_once("malformed message", subject, message_type)
+            self._log_once("malformed message", subscribed, message_type, sent_on=received.subject)
             return None
         if has_unknown_fields(message):
             self.unknown_messages += 1
-            self._log_once("message has fields that this build does not know", subject, message_type)
+            event = "message has fields that this build does not know"
+            self._log_once(event, subscribed, message_type, sent_on=received.subject)
         return message
 
-    def _log_once(self, event: str, subject: str, message_type: type[Message]) -> None:
+    def _log_once(
+        self,
+        event: str,
+        subject: str,
+        message_type: type[Message],
+        level: int = logging.WARNING,
+        sent_on: str = "",
+    ) -> None:
+        """Logs the first of its kind on `subject` (a subscription's may be a wildcard: `sent_on` says who sent it)."""
         if (event, subject) not in self._logged:
             self._logged.add((event, subject))
-            _log.warning(event, subject=subject, message=message_type.DESCRIPTOR.name, hint="counted, not logged again")
+            name, hint = message_type.DESCRIPTOR.name, "counted, not logged again"
+            _log.log(level, event, subject=sent_on or subject, message=name, hint=hint)
 
     async def _errored(self, error: Exception) -> None:
         if isinstance(error, OSError | nats.errors.UnexpectedEOF):  # comes with each attempt to connect

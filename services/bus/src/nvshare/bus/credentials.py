@@ -1,10 +1,13 @@
-"""Credentials of a node's NATS server, in operator mode: keys, account tokens, and bearer tokens for those who connect.
+"""Credentials of a node's NATS server, in operator mode: keys, account tokens, and tokens for those who connect.
 
 A node makes all keys when it starts and keeps the seeds in memory. The server gets only public tokens (`operator_jwt`
 and the account tokens). The relay gets a `Signer`, which can mint bearer tokens of four scopes and nothing else: the
 permissions of a client, a user and an admin stand in the account's token as templates of *scoped signing keys*, so
 that a token can choose only the names that the template inserts. The server does not check these names (a user named
 `*` would get every client's subjects), so the Signer does.
+
+Clients and users get bearer tokens, which the relay alone ever sees. A service's token names a key, and the service
+signs what the server asks it to: whoever listens on the server's port after a crash learns nothing to come in with.
 
 Formats: NATS keys are `base32(prefix + key + CRC-16/XMODEM)` (nats-io/nkeys, strkey.go); tokens are JWTs with the
 algorithm `ed25519-nkey` (nats-io/jwt v2). No I/O and no clock here: the time of issue comes in as an argument.
@@ -66,8 +69,8 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Mints bearer tokens for whoever connects to the node's NATS server. They do not expire: closing the connection
-    ends them.
+    """Mints tokens for whoever connects to the node's NATS server. They do not expire: closing the connection ends
+    them.
     """
 
     node: str
@@ -92,7 +95,9 @@ class Signer:
         return self._bearer(self.admin_key if admin else self.user_key, str(uid), issued_unix_s)
 
     def service_jwt(self, name: str, issued_unix_s: int = 0) -> str:
-        """Token of one of the node's services. Raises CredentialError for a name that is no token."""
+        """Token of one of the node's services, with the secret of its key: the text of a ServiceCredential. Raises
+        CredentialError for a name that is no token.
+        """
         if not valid_token(name):
             raise CredentialError(f"{name[:80]!r} is no name of a service: use A-Z a-z 0-9 _ -")
         own = {
@@ -101,10 +106,11 @@ class Signer:
             "subs": _UNLIMITED,
             "data": _UNLIMITED,
             "payload": _UNLIMITED,
-            "bearer_token": True,
             "allowed_connection_types": ["STANDARD"],
+            **self._user_claims(),
         }
-        return self._bearer(self.service_key, name, issued_unix_s, permissions=own)
+        key = SigningKey.generate(Role.USER)
+        return ServiceCredential(_encode_jwt(self.service_key, key.public, name, issued_unix_s, own), key).to_text()
 
     def to_bytes(self) -> bytes:
         """The seeds as JSON, to hand to another process over a pipe; never for a disk."""
@@ -140,14 +146,44 @@ class Signer:
         name: str,
         issued_unix_s: int,
         tags: Sequence[str] = (),
-        permissions: Mapping[str, Any] | None = None,
     ) -> str:
         # The subject is a public key whose private half nobody has: such a token is good as a bearer token only.
         subject = _public_text(Role.USER, secrets.token_bytes(32))
-        nats: dict[str, Any] = {**(permissions or {}), "issuer_account": self.account, "type": "user", "version": 2}
+        nats = self._user_claims()
         if tags:
             nats["tags"] = list(tags)
         return _encode_jwt(key, subject, name, issued_unix_s, nats)
+
+    def _user_claims(self) -> dict[str, Any]:
+        return {"issuer_account": self.account, "type": "user", "version": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCredential:
+    """What a service connects with: its token, and the key that the token names."""
+
+    jwt: str
+    key: SigningKey
+
+    def to_text(self) -> str:
+        """One line, for a file of mode 0600: the token's three parts and the key's secret, with dots between."""
+        return f"{self.jwt}.{_base64(self.key.secret).decode()}"
+
+    @classmethod
+    def from_text(cls, text: str) -> "ServiceCredential":
+        """Reads what `to_text` wrote. Raises CredentialError."""
+        jwt, _, secret = text.strip().rpartition(".")
+        try:
+            key = SigningKey(Role.USER, base64.urlsafe_b64decode(secret + "=" * (-len(secret) % 4)))
+        except ValueError:
+            raise CredentialError("the service's credential cannot be read: its last part is no key") from None
+        if jwt.count(".") != 2 or len(key.secret) != 32:
+            raise CredentialError("the service's credential cannot be read: it is no token with a key")
+        return cls(jwt, key)
+
+    def signature(self, nonce: str) -> bytes:
+        """The answer to the server's `nonce`, as it stands in CONNECT (base64)."""
+        return base64.b64encode(self.key.sign(nonce.encode()))
 
 
 @dataclass(frozen=True, slots=True)

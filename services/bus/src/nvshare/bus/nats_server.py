@@ -18,7 +18,7 @@ from typing import IO
 from nvshare.bus.credentials import NodeKeys
 from nvshare.bus.runtime import die_with_parent
 
-MAX_PAYLOAD_BYTES = 512 * 1024
+MAX_PAYLOAD_BYTES = 2**20
 """Largest message of a service (a node's whole state); clients and users have a lower limit in their tokens."""
 
 _START_SECONDS = 10.0
@@ -46,7 +46,7 @@ resolver_preload: {{
 }}
 max_payload: {MAX_PAYLOAD_BYTES}
 max_control_line: 4KB
-max_pending: 1MB
+max_pending: 2MB
 write_deadline: "2s"
 no_fast_producer_stall: true
 ping_interval: "5s"

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,14 @@ class NodeDirectory:
         """The folder of a node that runs and that this user may use: the default one, else the machine's. None: no
         node runs.
 
-        When NVSHARE_NODE_DIR names a folder, only that one counts.
+        When NVSHARE_NODE_DIR names a folder, only that one counts. A folder that was not named must be trusted too:
+        anybody may make one in /tmp under another user's number.
         """
-        candidates = [cls.default()]
-        if not os.environ.get("NVSHARE_NODE_DIR"):
-            candidates.append(cls(_SYSTEM_PATH))
-        return next((candidate for candidate in candidates if candidate.is_running()), None)
+        if os.environ.get("NVSHARE_NODE_DIR"):
+            named = cls.default()
+            return named if named.is_running() else None
+        candidates = (cls.default(), cls(_SYSTEM_PATH))
+        return next((one for one in candidates if one.is_trusted() and one.is_running()), None)
 
     @property
     def lock(self) -> Path:
@@ -99,6 +102,15 @@ class NodeDirectory:
     def log(self, service: str) -> Path:
         """The log file of one service."""
         return self.logs / f"{service}.log"
+
+    def is_trusted(self) -> bool:
+        """Whether it is a folder that only this user and root can put files into."""
+        try:
+            status = self.path.lstat()
+        except OSError:
+            return False
+        ours = status.st_uid in (os.geteuid(), 0)
+        return stat.S_ISDIR(status.st_mode) and ours and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def is_running(self) -> bool:
         """Whether a living process holds the node's lock and the node has described itself."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 _PREFIX = "nvshare.v1"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_REPLY_TOKEN = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
 _UID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
 _UIDS = 2**32
 
@@ -39,6 +40,11 @@ class UserAddress:
 def valid_token(text: str) -> bool:
     """Whether `text` may be one token of a subject: 1 to 64 characters of [A-Za-z0-9_-]."""
     return _TOKEN.fullmatch(text) is not None
+
+
+def valid_reply_token(text: str) -> bool:
+    """Whether `text` may be the `reply_token` of a request: 1 to 32 characters of [A-Za-z0-9]."""
+    return _REPLY_TOKEN.fullmatch(text) is not None
 
 
 def report(gpu: str, allocation: str, client: str) -> str:

@@ -19,7 +19,9 @@ SOURCE_RUN = "run"
 """Source of the allocations that users ask the relay for."""
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
+_GPU = re.compile(r"(?:GPU|MIG)-[0-9a-f-]{36}", re.ASCII)  # as NVML prints them
 _MAX_GPUS = 64
+_MAX_REQUESTED_GPUS = 16
 _MAX_NAME_CHARACTERS = 64
 _MAX_BYTES = 2**63 - 1
 
@@ -97,6 +99,8 @@ def parse_allocation(text: str, folder_name: str) -> Allocation:
 
 def requested_allocation(request: AllocateRequest, allocation_id: str, uid: int) -> Allocation:
     """The allocation that a user's request describes. Raises AllocationError."""
+    if len(request.gpus) > _MAX_REQUESTED_GPUS or not all(_GPU.fullmatch(gpu) for gpu in request.gpus):
+        raise AllocationError("it names no GPU, too many, or something that is no GPU's UUID")
     return Allocation(
         id=allocation_id,
         gpus=tuple(request.gpus),

@@ -1,7 +1,8 @@
 """The allocations of the node as folders, and the sockets in them.
 
 `scan` brings the open sockets in line with the folders that are there, whoever made them. Folders of `nvshare run` are
-made and removed here as well.
+made and removed here as well. An allocation whose folder went while processes of it live is *ending*: nobody can join
+it, and it is listed until the last of them is dead, because they run on.
 """
 
 import asyncio
@@ -20,32 +21,53 @@ from nvshare.relay.listener import Listener, ListenError
 
 _log = structlog.get_logger()
 
+Version = tuple[int, int]
+"""Of an allocation.json: its time of change in nanoseconds, which may be that of the one before, and its inode."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Open:
     allocation: Allocation
     listener: Listener
-    version: int  # of allocation.json: its time of change
+    version: Version
 
 
 class AllocationFolders:
-    """The allocations that are open. `make_protocol(allocation)` makes the protocol of one connection to it."""
+    """The allocations that are open; iterates over them.
+
+    `make_protocol(allocation)` makes the protocol of one connection; `in_use(id)` says whether processes of an
+    allocation live; `on_change` is called when the allocations change, and `on_moved(id)` when one got other GPUs or
+    another user: who is connected must come again.
+    """
 
     def __init__(
         self,
         directory: NodeDirectory,
         make_protocol: Callable[[Allocation], asyncio.Protocol],
+        in_use: Callable[[str], bool],
         on_change: Callable[[], None],
+        on_moved: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._make_protocol = make_protocol
+        self._in_use = in_use
         self._on_change = on_change
+        self._on_moved = on_moved
+        self._ending: dict[str, Allocation] = {}
         self._open: dict[str, _Open] = {}
-        self._bad: dict[str, int] = {}  # what was logged: folder and version
+        self._bad: dict[str, Version] = {}  # what was logged: folder and version
         self._scanning = asyncio.Lock()
 
     def __iter__(self) -> Iterator[Allocation]:
         return iter([one.allocation for one in self._open.values()])
+
+    def listed(self) -> list[Allocation]:
+        """The open allocations, and those that are ending."""
+        return [*self, *self._ending.values()]
+
+    def find(self, allocation_id: str) -> Allocation | None:
+        """The allocation of that ID, open or ending."""
+        return self.get(allocation_id) or self._ending.get(allocation_id)
 
     def get(self, allocation_id: str) -> Allocation | None:
         """The open allocation of that ID."""
@@ -56,13 +78,19 @@ class AllocationFolders:
         """Opens what is new, closes what is gone, and reads again what has changed."""
         async with self._scanning:
             found = self._versions()
-            for name in [name for name in self._open if found.get(name) != self._open[name].version]:
-                if name not in found or not self._takes_over(name, found[name]):
-                    self._close(name)
+            for name in [name for name in self._open if name not in found]:
+                self._close(name)
             for name, version in found.items():
-                if name not in self._open and self._bad.get(name) != version:
+                if self._bad.get(name) == version:
+                    continue
+                if name not in self._open:
                     await self._try_open(name, version)
+                elif self._open[name].version != version:
+                    self._read_again(name, version)
             self._bad = {name: version for name, version in self._bad.items() if found.get(name) == version}
+            for name in [name for name in self._ending if not self._in_use(name)]:
+                del self._ending[name]
+                self._on_change()
 
     async def create(self, allocation: Allocation) -> Path:
         """Makes the folder of a new allocation and opens it; the path of its socket. Raises AllocationError."""
@@ -103,43 +131,54 @@ class AllocationFolders:
             one.listener.close()
         self._open.clear()
 
-    def _versions(self) -> dict[str, int]:
-        """The folders that have a description, and its time of change."""
-        versions: dict[str, int] = {}
+    def _versions(self) -> dict[str, Version]:
+        """The folders that have a description, and its version."""
+        versions: dict[str, Version] = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(self._directory.allocations) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     with contextlib.suppress(OSError):
-                        versions[entry.name] = self._directory.allocation_description(entry.name).stat().st_mtime_ns
+                        status = self._directory.allocation_description(entry.name).stat()
+                        versions[entry.name] = (status.st_mtime_ns, status.st_ino)
         return versions
 
-    async def _try_open(self, name: str, version: int) -> None:
+    async def _try_open(self, name: str, version: Version) -> None:
         try:
             text = self._directory.allocation_description(name).read_text()
             allocation = parse_allocation(text, name)
             listener = await Listener.open(
-                self._directory.allocation_socket(name), lambda: self._make_protocol(allocation)
+                self._directory.allocation_socket(name), lambda: self._make_protocol(self.get(name) or allocation)
             )
         except (AllocationError, ListenError, OSError, UnicodeDecodeError) as error:
             self._bad[name] = version
             _log.warning("an allocation is not usable", folder=name, error=str(error))
             return
+        self._ending.pop(name, None)
         self._open[name] = _Open(allocation, listener, version)
         self._on_change()
 
-    def _takes_over(self, name: str, version: int) -> bool:
-        """Whether what has changed of an open allocation leaves its socket as it is: then nobody is disconnected."""
+    def _read_again(self, name: str, version: Version) -> None:
+        """The description of an open allocation has changed. The socket stays, and a bad description changes nothing:
+        an allocation that is in use must not be missing from the state for a moment.
+        """
         before = self._open[name]
         try:
             allocation = parse_allocation(self._directory.allocation_description(name).read_text(), name)
-        except (AllocationError, OSError, UnicodeDecodeError):
-            return False
-        if (allocation.gpus, allocation.uid) != (before.allocation.gpus, before.allocation.uid):
-            return False
+        except (AllocationError, OSError, UnicodeDecodeError) as error:
+            self._bad[name] = version
+            _log.warning(
+                "an allocation stays as it was: its new description is not usable", folder=name, error=str(error)
+            )
+            return
         self._open[name] = _Open(allocation, before.listener, version)
         self._on_change()
-        return True
+        if (allocation.gpus, allocation.uid) != (before.allocation.gpus, before.allocation.uid):
+            self._on_moved(name)
 
     def _close(self, name: str) -> None:
-        self._open.pop(name).listener.close()
+        closed = self._open.pop(name)
+        closed.listener.close()
+        if self._in_use(name):
+            self._ending[name] = closed.allocation
+            _log.warning("an allocation was removed while processes of it live", allocation=name)
         self._on_change()

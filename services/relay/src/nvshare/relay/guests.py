@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,22 +15,24 @@ from nvshare.bus import subjects
 from nvshare.bus.credentials import Signer
 from nvshare.bus.frames import Frame, HMsg, HPub, Msg, Pub
 from nvshare.relay.allocations import ANY_UID, Allocation
+from nvshare.relay.limits import peer_refusal
 from nvshare.relay.peers import PeerKey, Process
 from nvshare.relay.processes import ProcessGoneError, identify, peer_credentials, peer_groups, peer_pidfd
+from nvshare.relay.rate import TokenBucket
 from nvshare.relay.registry import Registry
 from nvshare.relay.session import RefusedError
 from nvshare.v1.client_pb2 import Grant, Report
 from nvshare.v1.control_pb2 import AllocateRequest
 
-MAX_PEERS_PER_ALLOCATION = 256
-"""Living processes of one allocation, connected or not; what bounds RelayState."""
-
 _UNSEEN = "its process has ended, or cannot be seen: the relay needs the host's pid namespace"
+_LONGEST_PAUSE_SECONDS = 5.0
 _NONCE = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 class ClientGuest:
-    """A process on an allocation's socket. `on_closed` is called when its connection ends."""
+    """A process on an allocation's socket. `pace` is the allocation's, `allocation_of` finds one by its ID, and
+    `on_closed` is called when the connection ends.
+    """
 
     def __init__(
         self,
@@ -37,9 +40,13 @@ class ClientGuest:
         allocation: Allocation,
         signer: Signer,
         registry: Registry,
-        on_closed: Callable[[], None],
+        pace: TokenBucket,
+        allocation_of: Callable[[str], Allocation | None],
+        on_closed: Callable[["ClientGuest"], None],
     ) -> None:
-        """Takes the peer's identity from the kernel. Raises RefusedError."""
+        """Takes the peer's identity from the kernel. Raises RefusedError, or OSError when the relay is short of
+        something.
+        """
         with _socket_of(transport) as connection:
             credentials = peer_credentials(connection)
             if allocation.uid not in (ANY_UID, credentials.uid):
@@ -53,33 +60,43 @@ class ClientGuest:
         except ProcessGoneError:
             os.close(self._pidfd)
             raise RefusedError(_UNSEEN) from None
+        except OSError:
+            os.close(self._pidfd)
+            raise
         self._transport = transport
-        self._allocation = allocation
+        self.allocation = allocation
         self._signer = signer
         self._registry = registry
+        self._pace = pace
+        self._allocation_of = allocation_of
         self._on_closed = on_closed
         self._key: PeerKey | None = None
         self._gpu_of_report: dict[str, str] = {}
         self._gpu_of_grant: dict[str, str] = {}
 
     def info(self) -> dict[str, Any]:
-        return {"allocation": self._allocation.id, "pid": self._process.pid, "node": self._signer.node}
+        return {"allocation": self.allocation.id, "pid": self._process.pid, "node": self._signer.node}
 
     def join(self, options: dict[str, Any]) -> tuple[str, str]:
         nonce = options.get("name")
         if not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
             raise RefusedError("the name in CONNECT is not a nonce of 16 lower-case hexadecimal digits")
-        key = PeerKey(self._allocation.id, f"{self._process.pid}-{nonce}")
+        key = PeerKey(self.allocation.id, f"{self._process.pid}-{nonce}")
         peers = self._registry.peers
-        if key not in peers and len(peers.of_allocation(key.allocation)) >= MAX_PEERS_PER_ALLOCATION:
-            raise RefusedError("too many processes in this allocation")
-        for gpu in self._allocation.gpus:
+        if key not in peers:
+            refusal = peer_refusal(self.allocation, self._process.pid, peers, self._allocation_of)
+            if refusal:
+                raise RefusedError(refusal)
+        for gpu in self.allocation.gpus:
             self._gpu_of_report[subjects.report(gpu, key.allocation, key.client)] = gpu
             self._gpu_of_grant[subjects.grant(gpu, key.allocation, key.client)] = gpu
         self._key = key
         pidfd, self._pidfd = self._pidfd, -1
         self._registry.joined(key, self._process, pidfd, self._transport)
         return key.client, self._signer.client_jwt(key.allocation, key.client)
+
+    def pace(self, frames: list[Frame]) -> float:
+        return _paced(self._pace, len(frames))
 
     def from_peer(self, frame: Pub | HPub) -> None:
         gpu = self._gpu_of_report.get(frame.subject)
@@ -113,7 +130,7 @@ class ClientGuest:
             self._pidfd = -1
         if self._key is not None:
             self._registry.disconnected(self._key, self._transport)
-        self._on_closed()
+        self._on_closed(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +147,7 @@ class Admins:
 
 class UserGuest:
     """A user on the control socket. `on_allocate(uid, reply token, process)` is told which process asks for an
-    allocation.
+    allocation; `pace_of(uid)` is the user's.
     """
 
     def __init__(
@@ -139,9 +156,10 @@ class UserGuest:
         admins: Admins,
         signer: Signer,
         on_allocate: Callable[[int, str, Process], None],
+        pace_of: Callable[[int], TokenBucket],
         on_closed: Callable[["UserGuest"], None],
     ) -> None:
-        """Takes the peer's identity from the kernel."""
+        """Takes the peer's identity from the kernel. Raises OSError when the relay is short of something."""
         self._process: Process | None = None
         with _socket_of(transport) as connection:
             credentials = peer_credentials(connection)
@@ -157,6 +175,7 @@ class UserGuest:
         self.uid = credentials.uid
         self._signer = signer
         self._on_allocate = on_allocate
+        self._pace = pace_of(self.uid)
         self._on_closed = on_closed
         self._allocate_subject = subjects.user(signer.node, self.uid, "allocate")
 
@@ -165,6 +184,9 @@ class UserGuest:
 
     def join(self, options: dict[str, Any]) -> tuple[str, str]:
         return f"user-{self.uid}", self._signer.user_jwt(self.uid, admin=self.admin)
+
+    def pace(self, frames: list[Frame]) -> float:
+        return _paced(self._pace, sum(isinstance(frame, Pub | HPub) for frame in frames))
 
     def from_peer(self, frame: Pub | HPub) -> None:
         if frame.subject != self._allocate_subject or self._process is None:
@@ -183,6 +205,14 @@ class UserGuest:
 
     def closed(self) -> None:
         self._on_closed(self)
+
+
+def _paced(bucket: TokenBucket, count: int) -> float:
+    """Seconds to wait after `count` of what `bucket` counts. Raises RefusedError when that is long."""
+    wait_s = bucket.borrow(count, time.monotonic(), _LONGEST_PAUSE_SECONDS)
+    if wait_s is None:
+        raise RefusedError("too many messages a second")
+    return wait_s
 
 
 def _socket_of(transport: asyncio.Transport) -> socket.socket:

@@ -3,9 +3,11 @@
 One JSON object a line, appended before the message that it tells of is forwarded, in these shapes:
 
     {"op": "joined", "allocation": a, "client": c, "pid": p, "start_time_ticks": t}
-    {"op": "bytes", "allocation": a, "client": c, "gpu": g, "resident_bytes": n, "grants": [[generation, epoch, bytes],
-    …]} {"op": "left", "allocation": a, "client": c, "gpu": g} {"op": "gone", "allocation": a, "client": c} {"op":
-    "owner", "allocation": a, "pid": p, "start_time_ticks": t} {"op": "removed", "allocation": a}
+    {"op": "bytes", "allocation": a, "client": c, "gpu": g, "resident_bytes": n, "grants": [[generation, epoch, bytes]]}
+    {"op": "left", "allocation": a, "client": c, "gpu": g}
+    {"op": "gone", "allocation": a, "client": c}
+    {"op": "owner", "allocation": a, "pid": p, "start_time_ticks": t}
+    {"op": "removed", "allocation": a}
 
 Nothing is synced to the disk: the journal outlives the relay's death, and what it tells of does not outlive the
 machine's. A line that cannot be read (the last one may be torn) is skipped and counted. The file is rewritten when
@@ -111,47 +113,68 @@ def state_lines(peers: Iterable[Peer], owners: dict[str, Process]) -> list[str]:
 
 
 class JournalFile:
-    """The journal on disk. `append` is one write(2) and no more."""
+    """The journal on disk. A line that failed costs that line only: the next one begins on a line of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = -1
         self._lines = 0
+        self._rewrite_at_lines = _COMPACT_AFTER_LINES
+        self._torn = False  # the file may end within a line
 
     def load(self) -> JournalState:
         """What the file tells; an absent file tells nothing. Raises OSError."""
         state = JournalState()
         if self._path.exists():
             for line in self._path.read_text(errors="replace").splitlines():
-                state.read(line)
+                if line:
+                    state.read(line)
         return state
 
     def rewrite(self, lines: list[str]) -> None:
-        """Replaces the file by `lines` in one step and appends to it from then on. Raises OSError."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        """Replaces the file by `lines` in one step and appends to it from then on.
+
+        Raises OSError; the file is then as it was, and it is not time for another attempt until it has grown.
+        """
+        self._rewrite_at_lines = self._lines + _COMPACT_AFTER_LINES
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with os.fdopen(os.dup(descriptor), "w") as stream:
-            stream.writelines(lines)
-        beside.replace(self._path)
+        try:
+            _write_all(descriptor, "".join(lines).encode())
+            beside.replace(self._path)
+        except OSError:
+            os.close(descriptor)
+            beside.unlink(missing_ok=True)
+            raise
         self.close()
         self._descriptor = descriptor
         self._lines = len(lines)
+        self._rewrite_at_lines = self._lines + _COMPACT_AFTER_LINES
+        self._torn = False
 
     def append(self, line: str) -> None:
         """Adds one line. Raises OSError."""
-        os.write(self._descriptor, line.encode())
+        torn, self._torn = self._torn, True
         self._lines += 1
+        _write_all(self._descriptor, (f"\n{line}" if torn else line).encode())
+        self._torn = False
 
     def is_long(self) -> bool:
         """Whether it is time for `rewrite`."""
-        return self._lines > _COMPACT_AFTER_LINES
+        return self._lines > self._rewrite_at_lines
 
     def close(self) -> None:
         """Ends the use of the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """write(2) until everything is written: it may take a part only, when the disk is nearly full."""
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def _process(entry: dict[str, Any]) -> Process:

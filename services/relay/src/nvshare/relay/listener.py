@@ -26,9 +26,13 @@ class Listener:
         beside = path.with_name(f".{os.getpid()}.sock")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            beside.unlink(missing_ok=True)
-            listening.bind(str(beside))
-            beside.chmod(0o666)
+            for left_behind in path.parent.glob(".[0-9]*.sock"):  # by a relay that was killed right here
+                left_behind.unlink(missing_ok=True)
+            mask = os.umask(0o111)  # a chmod afterwards would follow whatever took the socket's place
+            try:
+                listening.bind(str(beside))
+            finally:
+                os.umask(mask)
             listening.listen(_BACKLOG)
             beside.rename(path)
         except OSError as error:  # Python's own "path too long" is an OSError too

@@ -15,6 +15,10 @@ _SO_PEERPIDFD = 77  # <asm-generic/socket.h>, Linux 6.5
 _UCRED = struct.Struct("3i")
 _MAX_GROUPS = 1024
 
+# A pidfd of a process that was reaped: ESRCH, and EINVAL or ENODATA from SO_PEERPIDFD. A pid that is a thread's now:
+# EINVAL, and ENOENT since Linux 6.9. Everything else (no descriptor left, no memory) says nothing about the process.
+_GONE = frozenset({errno.ESRCH, errno.ENOENT, errno.EINVAL, errno.ENODATA})
+
 
 class ProcessGoneError(RuntimeError):
     """The process has ended, or the relay cannot see it."""
@@ -47,7 +51,7 @@ def peer_groups(connection: socket.socket) -> frozenset[int]:
 def peer_pidfd(connection: socket.socket, pid: int) -> int:
     """A new descriptor of the process that connected: from the kernel (SO_PEERPIDFD), else by its pid.
 
-    Raises ProcessGoneError.
+    Raises ProcessGoneError, or OSError when the relay is short of something.
     """
     if pid <= 0:
         raise ProcessGoneError("the process is not in the relay's pid namespace")
@@ -56,17 +60,19 @@ def peer_pidfd(connection: socket.socket, pid: int) -> int:
     except OSError as error:
         if error.errno == errno.ENOPROTOOPT:  # an older kernel
             return open_pidfd(pid)
-        raise ProcessGoneError(f"process {pid} is gone: {error.strerror}") from None
+        raise _gone_or(error, pid) from None
     os.set_inheritable(descriptor, False)
     return descriptor
 
 
 def open_pidfd(pid: int) -> int:
-    """A new descriptor of the process `pid`. Raises ProcessGoneError."""
+    """A new descriptor of the process `pid`. Raises ProcessGoneError, or OSError when the relay is short of
+    something.
+    """
     try:
         return os.pidfd_open(pid)
     except OSError as error:
-        raise ProcessGoneError(f"process {pid} is gone: {error.strerror}") from None
+        raise _gone_or(error, pid) from None
 
 
 def has_ended(pidfd: int) -> bool:
@@ -77,14 +83,21 @@ def has_ended(pidfd: int) -> bool:
 
 
 def identify(pid: int, pidfd: int) -> Process:
-    """The life of `pid` that `pidfd` stands for. Raises ProcessGoneError."""
+    """The life of `pid` that `pidfd` stands for. Raises ProcessGoneError, or OSError when the relay is short of
+    something.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        raise ProcessGoneError(f"process {pid} is gone") from None
+    except OSError as error:
+        raise _gone_or(error, pid) from None
     # The second field is the program's name in parentheses and may hold anything; field 22 is the 20th after it
     # (proc(5)).
     start_time_ticks = int(stat.rpartition(")")[2].split()[19])
     if has_ended(pidfd):  # then the pid may have been another's when it was read
         raise ProcessGoneError(f"process {pid} is gone")
     return Process(pid, start_time_ticks)
+
+
+def _gone_or(error: OSError, pid: int) -> Exception:
+    """ProcessGoneError when `error` means that, else `error` itself."""
+    return ProcessGoneError(f"process {pid} is gone: {error.strerror}") if error.errno in _GONE else error

@@ -41,7 +41,9 @@ class Registry:
         self.owners: dict[str, Process] = {}
 
     def load(self) -> None:
-        """Reads the journal: who of it still lives is a disconnected peer. Raises OSError."""
+        """Reads the journal: who of it still lives is a disconnected peer. Raises OSError; the journal is then as it
+        was.
+        """
         state = self._journal.load()
         if state.unreadable_lines:
             _log.warning("the journal has lines that cannot be read; skipped", lines=state.unreadable_lines)
@@ -145,18 +147,19 @@ class Registry:
             self._journal.append(line)
             if self._journal.is_long():
                 self._journal.rewrite(state_lines(self.peers, self.owners))
-        except (
-            OSError
-        ) as error:  # a full disk must not stop the bus; a restart then knows less, and NVML shows the rest
+        except OSError as error:
+            # A full disk must not stop the bus; a restart then knows less, and NVML shows the rest.
             _log.error("the journal cannot be written", error=str(error))
 
 
 def process_lives(process: Process) -> bool:
-    """Whether this life of the process goes on."""
+    """Whether this life of the process goes on; it does while nothing says that it ended."""
     try:
         os.close(_pidfd_of(process))
     except ProcessGoneError:
         return False
+    except OSError:
+        return True
     return True
 
 
@@ -166,7 +169,7 @@ def _pidfd_of(process: Process) -> int:
     try:
         if identify(process.pid, pidfd) != process:
             raise ProcessGoneError(f"process {process.pid} is another one now")
-    except ProcessGoneError:
+    except (ProcessGoneError, OSError):
         os.close(pidfd)
         raise
     return pidfd

@@ -5,7 +5,6 @@ joined for a minute; in both cases only when no process in it lives. A container
 remove.
 """
 
-import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from nvshare.bus.connection import Bus
 from nvshare.bus.subjects import SubjectError, UserAddress
 from nvshare.relay.allocations import SOURCE_RUN, Allocation, AllocationError, requested_allocation
 from nvshare.relay.folders import AllocationFolders
+from nvshare.relay.limits import allocation_refusal
 from nvshare.relay.peers import Process
 from nvshare.relay.registry import Registry, process_lives
 from nvshare.v1.control_pb2 import (
@@ -28,12 +28,8 @@ from nvshare.v1.control_pb2 import (
     ReleaseRequest,
 )
 
-MAX_ALLOCATIONS_PER_USER = 64
-"""How many allocations of `nvshare run` one user may have at a time."""
-
 _IDLE_SECONDS = 60.0
-_MAX_REQUESTERS = 1024
-_REPLY_TOKEN = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
+_MAX_REQUESTERS_PER_USER = 64
 
 _log = structlog.get_logger()
 
@@ -45,12 +41,14 @@ class Requests:
         self._folders = folders
         self._registry = registry
         self._is_admin = is_admin
-        self._requesters: dict[tuple[int, str], Process] = {}
+        self._requesters: dict[int, dict[str, Process]] = {}  # by uid and reply token
         self._released: set[str] = set()
         self._idle_since_s: dict[str, float] = {}
 
     async def serve(self, bus: Bus, node: str, publish_state: Callable[[], Awaitable[None]]) -> None:
-        """Answers requests from now on. The state is published before an answer: who gets it is known by then."""
+        """Answers requests from now on. `publish_state` (which does nothing when nothing has changed) comes before an
+        answer: who gets it is known by then.
+        """
 
         async def allocate(subject: str, request: AllocateRequest) -> None:
             user = _requester(subject, request.reply_token)
@@ -79,17 +77,17 @@ class Requests:
 
     def asked_by(self, uid: int, reply_token: str, process: Process) -> None:
         """`process` is sending the request `reply_token` of `uid`."""
-        if len(self._requesters) >= _MAX_REQUESTERS:  # requests that never arrived
-            del self._requesters[next(iter(self._requesters))]
-        self._requesters[uid, reply_token] = process
+        own = self._requesters.setdefault(uid, {})
+        if len(own) >= _MAX_REQUESTERS_PER_USER:  # requests that never arrived
+            del own[next(iter(own))]
+        own[reply_token] = process
 
     async def allocate(self, uid: int, request: AllocateRequest) -> AllocateReply:
         """Makes an allocation for `uid`."""
-        owner = self._requesters.pop((uid, request.reply_token), None)
-        if sum(one.uid == uid and one.source == SOURCE_RUN for one in self._folders) >= MAX_ALLOCATIONS_PER_USER:
-            return AllocateReply(
-                error=f"you have {MAX_ALLOCATIONS_PER_USER} allocations already; end some of them first"
-            )
+        owner = self._asker(uid, request.reply_token)
+        refusal = allocation_refusal(uid, self._folders)
+        if refusal:
+            return AllocateReply(error=refusal)
         try:
             allocation = requested_allocation(request, f"run-{secrets.token_hex(6)}", uid)
             socket_path = await self._folders.create(allocation)
@@ -135,6 +133,14 @@ class Requests:
             previous_memory_limit_bytes=allocation.memory_limit_bytes,
         )
 
+    def _asker(self, uid: int, reply_token: str) -> Process | None:
+        """Which process sent a request; None: it is not known. Forgets it."""
+        own = self._requesters.get(uid, {})
+        process = own.pop(reply_token, None)
+        if not own:
+            self._requesters.pop(uid, None)
+        return process
+
     def _refusal(self, uid: int, allocation_id: str, allocation: Allocation | None) -> str:
         """Why `uid` may not touch an allocation; empty: it may."""
         if allocation is None:
@@ -167,7 +173,7 @@ class Requests:
 
 def _requester(subject: str, reply_token: str) -> UserAddress | None:
     """Who asks; None when there is no address to answer to."""
-    if not _REPLY_TOKEN.fullmatch(reply_token):
+    if not subjects.valid_reply_token(reply_token):
         _log.warning("a request without a usable reply token; ignored", subject=subject)
         return None
     try:

@@ -5,7 +5,6 @@ It starts to listen for clients before the bus is there, and for users only when
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable
 from weakref import WeakSet
 
@@ -20,15 +19,18 @@ from nvshare.relay.allocations import Allocation
 from nvshare.relay.folders import AllocationFolders
 from nvshare.relay.guests import Admins, ClientGuest, UserGuest
 from nvshare.relay.journal import JournalFile
+from nvshare.relay.limits import MAX_CONNECTIONS
 from nvshare.relay.listener import Listener
+from nvshare.relay.rate import TokenBucket
 from nvshare.relay.registry import Registry
 from nvshare.relay.requests import Requests
 from nvshare.relay.session import Guest, RefusedError, ServerAddress, Session
 from nvshare.v1.node_pb2 import RelayState
 
-MAX_CONNECTIONS = 64
-"""Connections of one allocation, and of one user, at a time."""
-
+_CLIENT_FRAMES_PER_SECOND = 2000  # of one allocation
+_CLIENT_FRAME_BURST = 4096  # MAX_CONNECTIONS times the 64 reports that a client may send at once
+_REQUESTS_PER_SECOND = 20  # of one user
+_REQUEST_BURST = 64
 _HEARTBEAT_SECONDS = 1.0
 _COALESCE_SECONDS = 0.001  # changes that come together are told together
 _MAX_LOGGED_REFUSALS = 64
@@ -54,10 +56,14 @@ class Relay:
         self._scan_seconds = scan_seconds
         self._changed = asyncio.Event()
         self._registry = Registry(JournalFile(directory.relay_journal), self._changed.set)
-        self._folders = AllocationFolders(directory, self._client_session, self._changed.set)
+        self._folders = AllocationFolders(
+            directory, self._client_session, self._is_in_use, self._changed.set, self._disconnect
+        )
         self._requests = Requests(self._folders, self._registry, self._is_admin)
-        self._connections: Counter[str] = Counter()  # by allocation
+        self._clients: dict[ClientGuest, asyncio.Transport] = {}
         self._users: set[UserGuest] = set()
+        self._client_pace: dict[str, TokenBucket] = {}  # by allocation
+        self._user_pace: dict[int, TokenBucket] = {}  # by uid
         self._sessions: WeakSet[Session] = WeakSet()
         self._logged_refusals: set[str] = set()
         self._generation = time.monotonic_ns()  # grows with each life of the relay on one host
@@ -94,6 +100,14 @@ class Relay:
             await asyncio.sleep(self._scan_seconds)
             await self._folders.scan()
             self._requests.sweep(time.monotonic())
+            self._forget_paces(time.monotonic())
+
+    def _forget_paces(self, now_s: float) -> None:
+        """Forgets what was counted for allocations that are no more and for users who left."""
+        listed = {allocation.id for allocation in self._folders.listed()}
+        here = {user.uid for user in self._users}
+        self._client_pace = {name: pace for name, pace in self._client_pace.items() if name in listed}
+        self._user_pace = {uid: pace for uid, pace in self._user_pace.items() if uid in here or not pace.is_full(now_s)}
 
     async def _talk(self) -> None:
         """Joins the bus, lets users in, and tells what it knows."""
@@ -104,7 +118,7 @@ class Relay:
             on_reconnect=self._changed.set,
         )
         try:
-            await self._requests.serve(bus, self._signer.node, lambda: self._publish_state(bus))
+            await self._requests.serve(bus, self._signer.node, lambda: self._publish_change(bus))
             await bus.flush()
             control = await Listener.open(self._directory.control_socket, self._user_session)
             try:
@@ -126,6 +140,11 @@ class Relay:
                 continue
             await asyncio.sleep(_COALESCE_SECONDS)
 
+    async def _publish_change(self, bus: Bus) -> None:
+        """Publishes if anything has changed since the last time."""
+        if self._changed.is_set():
+            await self._publish_state(bus)
+
     async def _publish_state(self, bus: Bus) -> None:
         self._changed.clear()
         self._sequence += 1
@@ -133,7 +152,7 @@ class Relay:
             node=self._signer.node,
             generation=self._generation,
             sequence=self._sequence,
-            allocations=[allocation.to_message() for allocation in self._folders],
+            allocations=[allocation.to_message() for allocation in self._folders.listed()],
             peers=[peer.to_message() for peer in self._registry.peers],
             version=VERSION,
             build=BUILD,
@@ -142,27 +161,50 @@ class Relay:
         await bus.publish(subjects.relay(self._signer.node), state)
 
     def _client_session(self, allocation: Allocation) -> Session:
-        def closed() -> None:
-            self._connections[allocation.id] -= 1
-
         def accept(transport: asyncio.Transport) -> Guest:
-            if self._connections[allocation.id] >= MAX_CONNECTIONS:
+            if sum(guest.allocation.id == allocation.id for guest in self._clients) >= MAX_CONNECTIONS:
                 raise RefusedError("too many connections to this allocation")
-            guest = ClientGuest(transport, allocation, self._signer, self._registry, closed)
-            self._connections[allocation.id] += 1
+            pace = self._client_pace.get(allocation.id)
+            if pace is None:
+                pace = TokenBucket(_CLIENT_FRAMES_PER_SECOND, _CLIENT_FRAME_BURST, time.monotonic())
+                self._client_pace[allocation.id] = pace
+            guest = ClientGuest(
+                transport, allocation, self._signer, self._registry, pace, self._folders.find, self._client_left
+            )
+            self._clients[guest] = transport
             return guest
 
         return self._session(accept)
 
+    def _client_left(self, guest: ClientGuest) -> None:
+        self._clients.pop(guest, None)
+
+    def _disconnect(self, allocation_id: str) -> None:
+        """Ends the connections of an allocation; its clients come again, if they still may."""
+        for guest, transport in list(self._clients.items()):
+            if guest.allocation.id == allocation_id:
+                transport.abort()
+
+    def _is_in_use(self, allocation_id: str) -> bool:
+        return bool(self._registry.peers.of_allocation(allocation_id))
+
     def _user_session(self) -> Session:
         def accept(transport: asyncio.Transport) -> Guest:
-            guest = UserGuest(transport, self._admins, self._signer, self._requests.asked_by, self._users.discard)
+            requests = self._requests
+            guest = UserGuest(
+                transport, self._admins, self._signer, requests.asked_by, self._pace_of_user, self._users.discard
+            )
             if sum(user.uid == guest.uid for user in self._users) >= MAX_CONNECTIONS:
                 raise RefusedError("too many connections of this user")
             self._users.add(guest)
             return guest
 
         return self._session(accept)
+
+    def _pace_of_user(self, uid: int) -> TokenBucket:
+        if uid not in self._user_pace:
+            self._user_pace[uid] = TokenBucket(_REQUESTS_PER_SECOND, _REQUEST_BURST, time.monotonic())
+        return self._user_pace[uid]
 
     def _session(self, accept: Callable[[asyncio.Transport], Guest]) -> Session:
         session = Session(self._server, accept, self._refused)

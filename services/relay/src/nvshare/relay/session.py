@@ -54,6 +54,9 @@ class Guest(Protocol):
     def join(self, options: dict[str, Any]) -> tuple[str, str]:
         """The peer sent CONNECT with `options`. Returns (name for the server, bearer token). Raises RefusedError."""
 
+    def pace(self, frames: list[Frame]) -> float:
+        """The peer has sent `frames`. Returns the seconds for which to read no more of it. Raises RefusedError."""
+
     def from_peer(self, frame: Pub | HPub) -> None:
         """The peer publishes; called before the server gets it."""
 
@@ -95,6 +98,8 @@ class Session(asyncio.Protocol):
         self._upstream: _Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._handshake: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None  # runs while the peer is ahead of its pace
+        self._upstream_full = False
         self._parser = FrameParser(Source.CLIENT, _MAX_PEER_PAYLOAD_BYTES)
         self._rate = TokenBucket(_FRAMES_PER_SECOND, _FRAME_BURST, time.monotonic())
         self._informed = False
@@ -106,6 +111,9 @@ class Session(asyncio.Protocol):
             self._guest = self._accept(self._peer)
         except RefusedError as error:
             self._refuse(str(error))
+            return
+        except OSError as error:
+            self._refuse(f"the relay cannot take another connection now: {error.strerror}")
             return
         loop = asyncio.get_running_loop()
         self._handshake = loop.call_later(_HANDSHAKE_SECONDS, self._refuse, "no CONNECT came in time")
@@ -122,6 +130,7 @@ class Session(asyncio.Protocol):
         try:
             if not self._rate.take(len(frames), time.monotonic()):
                 raise RefusedError("too many messages a second")
+            self._hold(self._guest.pace(frames) if self._guest is not None else 0.0)
             self._forward(frames)
             if broken is not None:
                 raise RefusedError(broken)
@@ -170,11 +179,31 @@ class Session(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The server reads too slowly."""
-        if self._peer is not None and not self._peer.is_closing():
-            self._peer.pause_reading()
+        self._upstream_full = True
+        self._read_or_wait()
 
     def resume_reading(self) -> None:
-        if self._peer is not None and not self._peer.is_closing():
+        self._upstream_full = False
+        self._read_or_wait()
+
+    def _hold(self, seconds: float) -> None:
+        """Reads no more of the peer for `seconds`: it is slowed down, and nothing of it is lost."""
+        if seconds > 0.0:
+            if self._pause is not None:
+                self._pause.cancel()
+            self._pause = asyncio.get_running_loop().call_later(seconds, self._go_on)
+            self._read_or_wait()
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._read_or_wait()
+
+    def _read_or_wait(self) -> None:
+        if self._peer is None or self._peer.is_closing():
+            return
+        if self._upstream_full or self._pause is not None:
+            self._peer.pause_reading()
+        else:
             self._peer.resume_reading()
 
     async def _connect_upstream(self) -> None:
@@ -226,6 +255,8 @@ class Session(asyncio.Protocol):
     def _end(self) -> None:
         if self._handshake is not None:
             self._handshake.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
         if self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
         if self._upstream is not None:

@@ -31,6 +31,12 @@ class Room:
     free_bytes: int
     clients: Sequence[Client]
     allocations: Mapping[str, Allocation]
+    charged_bytes: dict[str, int] = field(init=False)  # by allocation, of those with a limit
+
+    def __post_init__(self) -> None:
+        self.charged_bytes = {key: 0 for key, allocation in self.allocations.items() if allocation.memory_limit_bytes}
+        for client in self.clients:
+            self._count(client, client.charge_bytes)
 
     def fits(self, client: Client, ceiling_bytes: int) -> bool:
         extra = ceiling_bytes - client.charge_bytes
@@ -39,7 +45,13 @@ class Room:
     def promise(self, client: Client, ceiling_bytes: int) -> None:
         """Raises the client's ceiling; the caller has checked that it fits."""
         self.free_bytes -= max(0, ceiling_bytes - client.charge_bytes)
+        self.set_ceiling(client, ceiling_bytes)
+
+    def set_ceiling(self, client: Client, ceiling_bytes: int) -> None:
+        """Raises or lowers the client's ceiling. What becomes free by it can be promised in a later pass."""
+        before_bytes = client.charge_bytes
         client.ceiling_bytes = ceiling_bytes
+        self._count(client, client.charge_bytes - before_bytes)
 
     def missing_bytes(self, client: Client) -> int:
         """What the card lacks for the client's wish."""
@@ -51,11 +63,14 @@ class Room:
         return max(0, extra - max(0, self._allocation_free_bytes(client)))
 
     def _allocation_free_bytes(self, client: Client) -> int:
-        allocation = self.allocations.get(client.allocation)
-        if allocation is None or allocation.memory_limit_bytes == 0:
+        charged_bytes = self.charged_bytes.get(client.allocation)
+        if charged_bytes is None:
             return self.capacity_bytes
-        charged = sum(c.charge_bytes for c in self.clients if c.allocation == client.allocation)
-        return allocation.memory_limit_bytes - charged
+        return self.allocations[client.allocation].memory_limit_bytes - charged_bytes
+
+    def _count(self, client: Client, added_bytes: int) -> None:
+        if client.allocation in self.charged_bytes:
+            self.charged_bytes[client.allocation] += added_bytes
 
 
 @dataclass(slots=True)
@@ -68,12 +83,18 @@ class Admission:
     wake_ns: int | None = None  # when to decide again although nothing happened
 
 
-def allocation_limit_bytes(client: Client, clients: Sequence[Client], allocation: Allocation | None) -> int | None:
-    """The largest footprint that the allocation's memory limit leaves to the client. None: it has no limit."""
-    if allocation is None or allocation.memory_limit_bytes == 0:
-        return None
-    others = sum(c.footprint_bytes for c in clients if c.allocation == client.allocation and c is not client)
-    return max(0, allocation.memory_limit_bytes - others)
+def allocation_limits_bytes(clients: Sequence[Client], allocations: Mapping[str, Allocation]) -> dict[str, int]:
+    """The largest footprint that the memory limit of its allocation leaves to each client, by the client's key. Who is
+    missing has no limit."""
+    left_bytes = {key: allocation.memory_limit_bytes for key, allocation in allocations.items()}
+    limited = [client for client in clients if left_bytes.get(client.allocation)]
+    used_bytes: dict[str, int] = {}
+    for client in limited:
+        used_bytes[client.allocation] = used_bytes.get(client.allocation, 0) + client.footprint_bytes
+    return {
+        client.key: max(0, left_bytes[client.allocation] - used_bytes[client.allocation] + client.footprint_bytes)
+        for client in limited
+    }
 
 
 def admit(
@@ -84,7 +105,10 @@ def admit(
     outcome = Admission()
     waiting = [c for c in room.clients if c.asks_for_memory and c.wanted_bytes <= limits_bytes[c.key]]
     for client in room.clients:
-        client.memory_wait_ns = None if client not in waiting else _or_now(client.memory_wait_ns, now_ns)
+        if not client.asks_for_memory or client.wanted_bytes > limits_bytes[client.key]:
+            client.memory_wait_ns = None
+    for client in waiting:
+        client.memory_wait_ns = _or_now(client.memory_wait_ns, now_ns)
     waiting.sort(key=lambda c: (not c.admitted, _or_now(c.admitted_ns or c.memory_wait_ns, now_ns), c.order))
     for client in waiting:
         if not client.admitted and (settling or outcome.unserved or outcome.deferred):
@@ -140,27 +164,29 @@ def _is_older(one: Client, other: Client) -> bool:
 
 def _reclaim(unserved: Sequence[Client], room: Room) -> bool:
     """Takes headroom back for those that wait. Gives whether some is on its way."""
+    most_missing: dict[str, int] = {}  # by allocation: lowering for the largest wish serves the smaller ones, too
     for client in unserved:
-        allocation_missing = room.allocation_missing_bytes(client)
-        if allocation_missing > 0:
-            _lower_ceilings([c for c in room.clients if c.allocation == client.allocation], allocation_missing)
+        missing = room.allocation_missing_bytes(client)
+        most_missing[client.allocation] = max(missing, most_missing.get(client.allocation, 0))
+    for allocation, missing in most_missing.items():
+        if missing > 0:
+            _lower_ceilings(room, [c for c in room.clients if c.allocation == allocation], missing)
     missing = sum(max(0, c.wanted_bytes - c.charge_bytes) for c in unserved) - max(0, room.free_bytes)
     if missing > 0:
-        _lower_ceilings(room.clients, missing)
+        _lower_ceilings(room, room.clients, missing)
     return any(c.charge_bytes > c.kept_bytes for c in room.clients)
 
 
 def _keep_within_limits(room: Room) -> None:
     """Takes back what allocations were promised beyond a limit that fell: two processes could each use their own part
     of it. What is in use stays."""
-    for allocation in room.allocations.values():
-        own = [client for client in room.clients if client.allocation == allocation.id]
-        excess_bytes = sum(client.charge_bytes for client in own) - allocation.memory_limit_bytes
-        if allocation.memory_limit_bytes and excess_bytes > 0:
-            _lower_ceilings(own, excess_bytes)
+    for allocation, charged_bytes in list(room.charged_bytes.items()):
+        excess_bytes = charged_bytes - room.allocations[allocation].memory_limit_bytes
+        if excess_bytes > 0:
+            _lower_ceilings(room, [c for c in room.clients if c.allocation == allocation], excess_bytes)
 
 
-def _lower_ceilings(clients: Sequence[Client], missing_bytes: int) -> None:
+def _lower_ceilings(room: Room, clients: Sequence[Client], missing_bytes: int) -> None:
     """Lowers ceilings to what their clients use, until `missing_bytes` are on their way: first of those that do not
     want the GPU, then of those with the most headroom."""
     missing_bytes -= sum(c.charge_bytes - c.kept_bytes for c in clients)
@@ -170,7 +196,7 @@ def _lower_ceilings(clients: Sequence[Client], missing_bytes: int) -> None:
             return
         if client.reachable and client.ceiling_bytes > used[client.key]:
             missing_bytes -= client.ceiling_bytes - used[client.key]
-            client.ceiling_bytes = used[client.key]
+            room.set_ceiling(client, used[client.key])
 
 
 def _give_headroom(room: Room, limits_bytes: Mapping[str, int], policy: Policy) -> None:

@@ -25,6 +25,7 @@ class Ghost:
     size_bytes: int  # of its footprint
     overhead_bytes: int  # beside its footprint
     died_ns: int
+    fell_ns: int = 0  # when its size fell last
 
 
 @dataclass(slots=True)
@@ -76,7 +77,8 @@ class CardMemory:
         """A client is dead: what it was charged is not free yet."""
         self.last_death_ns = now_ns
         if client.charge_bytes > 0:
-            self.ghosts.append(Ghost(client.key, client.pid, client.charge_bytes, client.overhead_bytes, now_ns))
+            size_bytes, overhead_bytes = client.charge_bytes, client.overhead_bytes
+            self.ghosts.append(Ghost(client.key, client.pid, size_bytes, overhead_bytes, now_ns, now_ns))
 
     def sampled(self, sample: MemorySampled, clients: Sequence[Client], policy: Policy) -> list[Ghost]:
         """Takes over a sample of the driver. Gives the ghosts that are gone now."""
@@ -92,29 +94,50 @@ class CardMemory:
         others = [process for process in sample.processes if process.pid in by_pid and process.pid not in known]
         self.strangers = [Stranger(process.pid, process.used_bytes) for process in others if process.alive]
         dead = [process for process in others if not process.alive]
-        self.ghosts += [Ghost("", process.pid, process.used_bytes, 0, sample.started_ns) for process in dead]
+        began_ns = sample.started_ns
+        self.ghosts += [Ghost("", process.pid, process.used_bytes, 0, began_ns, began_ns) for process in dead]
         haunted = {ghost.pid for ghost in self.ghosts} - living
         for client in clients:
-            _learn_overhead(client, by_pid.get(client.pid))
+            client.listed_bytes = by_pid.get(client.pid, 0) if self.lists_our_pids else None
+            _learn_overhead(client, sample.used_bytes)
         attributed = sum(by_pid.values())
         if not self.lists_our_pids:
-            attributed += sum(client.footprint_bytes for client in clients if client.pid not in by_pid)
+            attributed += sum(client.footprint_bytes + client.overhead_bytes for client in clients)
         unattributed = max(0, sample.used_bytes - attributed)
         if not self.ghosts:
             self.baseline_bytes = unattributed
             return []
         left = max(0, unattributed - self.baseline_bytes)
+        settled: list[Ghost] = []
+        back = {client.key for client in clients if not client.spoken}  # the relay had lost them: not dead at all
         for ghost in self.ghosts:
-            if sample.started_ns <= ghost.died_ns:
+            if began_ns <= ghost.died_ns or ghost.client in back:
                 continue
             own = by_pid.get(ghost.pid, 0) if ghost.pid in haunted else 0
             # What is shown counts as footprint: nobody knows how much of it is not.
-            ghost.size_bytes = min(ghost.size_bytes, own + left)
+            if own + left < ghost.size_bytes:
+                ghost.size_bytes, ghost.fell_ns = own + left, began_ns
             left -= min(left, max(0, ghost.size_bytes - own))
-        tolerance, started_ns = policy.ghost_tolerance_bytes, sample.started_ns
-        gone = [ghost for ghost in self.ghosts if ghost.size_bytes <= tolerance and ghost.died_ns < started_ns]
-        self.ghosts = [ghost for ghost in self.ghosts if ghost not in gone]
+            if own == 0 and began_ns - ghost.fell_ns >= policy.ghost_lasting_ns:
+                settled.append(ghost)
+        tolerance = policy.ghost_tolerance_bytes
+        gone = [ghost for ghost in self.ghosts if ghost.size_bytes <= tolerance and ghost.died_ns < began_ns]
+        # What is of no process and stays is nobody's to wait for: from now on the card is smaller by it.
+        self.baseline_bytes += sum(ghost.size_bytes for ghost in settled if ghost not in gone)
+        self.ghosts = [ghost for ghost in self.ghosts if ghost not in gone and ghost not in settled]
         return gone
+
+    def listed_bytes(self, pid: int) -> int | None:
+        """What the last sample showed of a process that is no client yet, or was one. None: the driver does not list
+        our processes, as far as is known."""
+        if not self.lists_our_pids:
+            return None
+        ghosts_bytes = sum(ghost.size_bytes for ghost in self.ghosts if ghost.pid == pid)
+        return ghosts_bytes + sum(stranger.size_bytes for stranger in self.strangers if stranger.pid == pid)
+
+    def frees_memory(self, now_ns: int, policy: Policy) -> bool:
+        """Whether a dead client's memory is still coming free: it fell lately."""
+        return any(now_ns - ghost.fell_ns < policy.ghost_falling_ns for ghost in self.ghosts)
 
     def _compare_pids(self, by_pid: dict[int, int], clients: Sequence[Client]) -> None:
         """Learns whether the driver counts in our pid namespace. Inside a container it may not: then clients that have
@@ -135,13 +158,21 @@ class CardMemory:
         return policy.sample_with_ghosts_ns if self.ghosts else policy.sample_ns
 
 
-def _learn_overhead(client: Client, listed_bytes: int | None) -> None:
-    """Learns what the client needs beside its footprint, when its footprint has not changed since the last sample (a
-    report and a sample that cross would show a footprint as overhead)."""
+def _learn_overhead(client: Client, used_bytes: int) -> None:
+    """Learns what the client needs beside its footprint: what it tells, or what the driver shows while its footprint
+    has not changed since the last sample (a report and a sample that cross would show a footprint as overhead).
+    Whatever it says, all that the driver shows of it is accounted for, and no more than that is believed."""
     steady = client.footprint_bytes == client.sampled_footprint_bytes
     client.sampled_footprint_bytes = client.footprint_bytes
-    told = client.report.external_bytes if client.report else 0
-    if told:
-        client.overhead_bytes = told
-    elif listed_bytes is not None and steady:
+    told_bytes = client.report.external_bytes if client.report else 0
+    listed_bytes = client.listed_bytes
+    if listed_bytes is None:
+        client.overhead_bytes = min(told_bytes, used_bytes)
+        return
+    uncharged_bytes = max(0, listed_bytes - client.charge_bytes)
+    if told_bytes:
+        client.overhead_bytes = min(listed_bytes, max(told_bytes, uncharged_bytes))
+    elif steady:
         client.overhead_bytes = max(0, listed_bytes - client.footprint_bytes)
+    else:
+        client.overhead_bytes = max(client.overhead_bytes, uncharged_bytes)

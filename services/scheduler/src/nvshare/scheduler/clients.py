@@ -34,7 +34,10 @@ class Client:
     order: int  # of its registration; breaks ties
     link: Link = Link.CONNECTED
     journaled: bool = False
-    journal_bytes: int = 0  # the more of resident and promised
+    disconnected_ns: int = 0  # when its connection went last
+    journal_resident_bytes: int = 0
+    journal_promised_bytes: int = 0
+    listed_bytes: int | None = None  # what the driver shows of it; None: the driver does not list our processes
 
     report: Report | None = None
     reported_ns: int = 0  # when the last report came in
@@ -42,6 +45,8 @@ class Client:
 
     granted: Grant | None = None  # the newest sent
     granted_ns: int = 0  # when it was sent last
+    first_epoch: int = 0  # of the first grant; who was missing for a while has followed older ones
+    allowed_bytes: int = 0  # the largest ceiling of all grants, with those that the journal knows
     promises: list[Promise] = field(default_factory=list)  # the one in force and all later ones
 
     ceiling_bytes: int = 0  # decided: the largest footprint that it may have
@@ -86,12 +91,17 @@ class Client:
 
     @property
     def footprint_bytes(self) -> int:
-        return self.report.footprint_bytes if self.report else 0
+        return self._believed(self.report.footprint_bytes) if self.report else 0
+
+    @property
+    def journal_bytes(self) -> int:
+        """What the journal says that it may have: the more of resident and promised."""
+        return max(self._believed(self.journal_resident_bytes), self.journal_promised_bytes)
 
     @property
     def wanted_bytes(self) -> int:
         """The footprint that it asks for, at least what it has."""
-        return max(self.report.wanted_bytes, self.report.footprint_bytes) if self.report else 0
+        return max(self.report.wanted_bytes, self.footprint_bytes) if self.report else 0
 
     @property
     def served_bytes(self) -> int:
@@ -158,6 +168,10 @@ class Client:
             return True
         return self.report.state in (ClientState.RUNNING, ClientState.DRAINING)
 
+    def is_lost(self, now_ns: int, drain_limit_ns: int) -> bool:
+        """Whether it has been without a connection for so long that the others go on without it."""
+        return self.link != Link.CONNECTED and now_ns >= self.disconnected_ns + drain_limit_ns
+
     def holds_now(self) -> bool:
         """Whether the newest word to it says that it may launch; before the first word of this generation, whether
         it says so itself."""
@@ -172,7 +186,7 @@ class Client:
         before = self.report
         self.report = report
         self.reported_ns = now_ns
-        if report.generation == generation:
+        if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True
             self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
         if before is None:
@@ -193,22 +207,29 @@ class Client:
         if not report.allocation_waits:
             self.refused = False
         self.told.discard("client-silent")
-        if report.state in (ClientState.WAITING, ClientState.RUNNING):
+        if self.agreed and self._has_drained(report):
             self.told.discard("client-stuck")
 
     def heard_of(self, peer: Peer, now_ns: int) -> None:
         """Takes over what the relay says. Who has memory from an earlier life of the scheduler keeps its place before
         all that come now."""
+        if peer.link != Link.CONNECTED and self.link == Link.CONNECTED:
+            self.disconnected_ns = now_ns
         self.link = peer.link
         if not self.spoken:
             self.journaled = peer.journaled
-        self.journal_bytes = max(peer.journal_resident_bytes, peer.journal_promised_bytes)
+        self.journal_resident_bytes = peer.journal_resident_bytes
+        self.journal_promised_bytes = peer.journal_promised_bytes
+        self.allowed_bytes = max(self.allowed_bytes, peer.journal_promised_bytes)
         if not self.spoken and self.journal_bytes > 0 and self.admitted_ns is None:
             self.admitted_ns = now_ns
 
     def sent(self, grant: Grant, now_ns: int) -> None:
         """Remembers a grant that goes out now, for the first time or again."""
+        if self.granted is None:
+            self.first_epoch = grant.epoch
         self.granted = grant
+        self.allowed_bytes = max(self.allowed_bytes, grant.ceiling_bytes)
         self.granted_ns = now_ns
         if grant.sequence == 1:
             self.promises.append(Promise(grant.epoch, grant.ceiling_bytes, grant.may_launch))
@@ -218,6 +239,16 @@ class Client:
             ceiling_bytes = max(oldest.ceiling_bytes, second.ceiling_bytes)
             merged = Promise(second.epoch, ceiling_bytes, oldest.may_launch or second.may_launch)
             self.promises[:2] = [merged]
+
+    def _believed(self, said_bytes: int) -> int:
+        """What it may truly have of what it says: what it was ever allowed, or what the driver shows."""
+        return said_bytes if self.listed_bytes is None else min(said_bytes, max(self.allowed_bytes, self.listed_bytes))
+
+    def _has_drained(self, report: Report) -> bool:
+        """Whether it is quiet by the newest word to it. One that is stuck may say in between that it runs."""
+        newest = self.granted
+        withdrawn = newest is not None and not newest.may_launch and report.epoch == newest.epoch
+        return withdrawn and report.state == ClientState.WAITING
 
 
 def key_of(allocation: str, client: str) -> str:

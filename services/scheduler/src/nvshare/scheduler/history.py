@@ -11,13 +11,19 @@ import json
 import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from nvshare.scheduler import codec
 from nvshare.scheduler.arbiter import Arbiter
-from nvshare.scheduler.model import Command, Event
+from nvshare.scheduler.model import Allocation, Command, Event, MemorySampled, Peer, RelayReported
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.state import ArbiterState
+
+Part = TypeVar("Part", Peer, Allocation)
+
+_ENTRY_BYTES = 800
+_PART_BYTES = 256  # of a command, a peer, an allocation or a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class Segment:
 
     state: bytes  # pickled: taking it must be cheap, writing it as JSON is for the dump
     entries: list[Entry] = field(default_factory=list)
+    size_bytes: int = 0  # about what its lines will have
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +58,63 @@ class Difference:
 class RecordedArbiter:
     """An arbiter with its history."""
 
-    def __init__(self, arbiter: Arbiter, segment_entries: int = 2000, segments: int = 5) -> None:
+    def __init__(
+        self, arbiter: Arbiter, segment_entries: int = 2000, segments: int = 5, segment_bytes: int = 4 << 20
+    ) -> None:
+        """A segment ends after `segment_entries`, or when its lines would have about `segment_bytes`."""
         self.arbiter = arbiter
         self._segment_entries = segment_entries
+        self._segment_bytes = segment_bytes
         self._segments: deque[Segment] = deque(maxlen=segments)
         self._next_id = 1
+        self._relay: RelayReported | None = None
 
     def handle(self, event: Event, now_ns: int) -> list[Command]:
         """As Arbiter.handle, and remembers it."""
-        if not self._segments or len(self._segments[-1].entries) >= self._segment_entries:
+        if isinstance(event, RelayReported):
+            event = self._relay = _sharing_parts(event, self._relay)
+        if not self._segments or self._is_full(self._segments[-1]):
             self._segments.append(Segment(pickle.dumps(self.arbiter.state)))
         commands = self.arbiter.handle(event, now_ns)
-        self._segments[-1].entries.append(Entry(self._next_id, now_ns, event, tuple(commands)))
+        entry = Entry(self._next_id, now_ns, event, tuple(commands))
+        self._segments[-1].entries.append(entry)
+        self._segments[-1].size_bytes += _line_bytes(entry)
         self._next_id += 1
         return commands
+
+    def _is_full(self, segment: Segment) -> bool:
+        return len(segment.entries) >= self._segment_entries or segment.size_bytes >= self._segment_bytes
 
     def lines(self) -> Iterator[str]:
         """The log as JSON lines. What is handled after the call does not show."""
         segments = [Segment(segment.state, list(segment.entries)) for segment in self._segments]
         return _written(segments, self.arbiter.policy)
+
+
+def _sharing_parts(event: RelayReported, last: RelayReported | None) -> RelayReported:
+    """The relay repeats everything once a second: what is as before is the same object, and takes its memory once."""
+    if last is None:
+        return event
+    peers, allocations = _reused(event.peers, last.peers), _reused(event.allocations, last.allocations)
+    return replace(event, peers=peers, allocations=allocations)
+
+
+def _reused(parts: tuple[Part, ...], last: tuple[Part, ...]) -> tuple[Part, ...]:
+    if parts == last:
+        return last
+    known = {part: part for part in last}
+    return tuple(known.get(part, part) for part in parts)
+
+
+def _line_bytes(entry: Entry) -> int:
+    """About what the entry's line will have: measuring it exactly would cost more than the decision."""
+    parts = len(entry.commands)
+    match entry.event:
+        case RelayReported():
+            parts += len(entry.event.peers) + len(entry.event.allocations)
+        case MemorySampled():
+            parts += len(entry.event.processes)
+    return _ENTRY_BYTES + parts * _PART_BYTES
 
 
 def _written(segments: list[Segment], policy: Policy) -> Iterator[str]:

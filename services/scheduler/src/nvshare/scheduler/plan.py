@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nvshare.bus.quantities import format_bytes
-from nvshare.scheduler.admission import Admission, Room, admit, allocation_limit_bytes
+from nvshare.scheduler.admission import Admission, Room, admit, allocation_limits_bytes
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.deadlock import find_deadlock
 from nvshare.scheduler.model import Command, Grant, Link, Mode, PublishEvent, SendGrant, Wait
@@ -45,6 +45,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
             grant = _next_grant(state, client, limits_bytes[client.key], window_us)
             if grant is not None:
                 client.sent(grant, now_ns)
+                state.latest_epoch = max(state.latest_epoch, grant.epoch)
                 grants.append(SendGrant(client.allocation, client.client, grant))
     if grants:
         state.plan_epoch += 1
@@ -93,10 +94,10 @@ def _limits_bytes(state: ArbiterState, clients: Sequence[Client], policy: Policy
     """The largest footprint that each client may ever have, by its key: what the card has for one that is alone, and
     what its allocation's limit leaves to it."""
     limits_bytes = {}
+    allowed_bytes = allocation_limits_bytes(clients, state.allocations)
     for client in clients:
-        allowed = allocation_limit_bytes(client, clients, state.allocations.get(client.allocation))
         card = state.card.lone_capacity_bytes(policy, client.overhead_bytes)
-        limits_bytes[client.key] = card if allowed is None else min(card, allowed)
+        limits_bytes[client.key] = min(card, allowed_bytes.get(client.key, card))
         if client.refused:
             limits_bytes[client.key] = client.footprint_bytes
     return limits_bytes
@@ -138,7 +139,7 @@ def _deadlocked(
     state: ArbiterState, clients: Sequence[Client], admission: Admission, now_ns: int, policy: Policy
 ) -> Client | None:
     """Who must be refused now, because all have blocked each other for long enough."""
-    on_its_way = admission.reclaiming or state.card.ghosts or state.settling
+    on_its_way = admission.reclaiming or state.card.frees_memory(now_ns, policy) or state.settling
     later = any(client.admitted for client in admission.deferred)
     found = None if on_its_way or later else find_deadlock(clients, admission.unserved, now_ns, policy)
     if found is None or (found.victim.footprint_bytes == 0 and state.card.strangers):
@@ -207,7 +208,8 @@ def _next_grant(state: ArbiterState, client: Client, limit_bytes: int, window_us
     resident_bytes = last.resident_bytes if last and same_ceiling else min(client.footprint_bytes, client.ceiling_bytes)
     return Grant(
         generation=state.generation,
-        epoch=last.epoch + 1 if last else 1,
+        # Who comes back after the relay had lost it may still be sent what it was before: later than all of that.
+        epoch=(last.epoch if last else state.latest_epoch) + 1,
         sequence=1,
         may_launch=client.may_launch,
         resident_bytes=resident_bytes,

@@ -29,6 +29,12 @@ class Policy:
     ghost_tolerance_bytes: int = 16 * MIB
     """Less than this left of a dead client is the driver's own coming and going."""
 
+    ghost_falling_ns: int = 5 * SECOND_NS
+    """A dead client's memory that has not become less for so long is not waited for when others block each other."""
+
+    ghost_lasting_ns: int = 30 * SECOND_NS
+    """After so long what no process has any more counts as the driver's own."""
+
     loading_quiet_ns: int = SECOND_NS
     """A client loads until it has not grown for so long."""
 

@@ -29,7 +29,8 @@ def take_report(state: ArbiterState, event: ClientReported, now_ns: int, policy:
     if client.report is not None and report.sequence <= client.report.sequence:
         state.stale_reports += 1
         return []
-    if report.generation == state.generation and (client.granted is None or report.epoch > client.granted.epoch):
+    newest_epoch = client.granted.epoch if client.granted else state.latest_epoch
+    if report.generation == state.generation and report.epoch > newest_epoch:
         state.refused_reports += 1
         return []
     events = [] if client.spoken else _once(client, "client-joined", f"joined: {report.name}, build {report.build}")
@@ -65,7 +66,9 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
     for key, peer in living.items():
         if key not in state.clients:
             state.registrations += 1
-            state.clients[key] = Client(key, peer.allocation, peer.client, peer.pid, state.registrations)
+            client = Client(key, peer.allocation, peer.client, peer.pid, state.registrations)
+            client.listed_bytes = state.card.listed_bytes(peer.pid)
+            state.clients[key] = client
         state.clients[key].heard_of(peer, now_ns)
     for key in [key for key in state.early if key in living]:
         events += take_report(state, state.early.pop(key).reported, now_ns, policy)

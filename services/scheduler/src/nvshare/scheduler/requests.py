@@ -8,12 +8,25 @@ from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.state import ArbiterState
 
 
+def refusal(
+    state: ArbiterState, mode: Mode = Mode.UNSPECIFIED, quantum_ns: int | None = None, *, policy: Policy
+) -> str:
+    """Why this mode or this quantum cannot be set now, in one sentence; else empty."""
+    shortest, longest = policy.shortest_quantum_ns, policy.longest_quantum_ns
+    if quantum_ns is not None and not shortest <= quantum_ns <= longest:
+        bounds = f"{shortest / SECOND_NS:g} and {longest / SECOND_NS:g} seconds"
+        return f"the quantum must be between {bounds}, not {quantum_ns / SECOND_NS:g}"
+    if mode == Mode.OFF and state.mode != Mode.OFF:
+        return _too_much_for_off(state, policy)
+    return ""
+
+
 def change_mode(state: ArbiterState, event: ModeChanged, policy: Policy) -> list[Answer | PublishEvent]:
     """Changes the mode, unless more than fits would lose its protection."""
     if event.mode in (Mode.UNSPECIFIED, state.mode):
         return [Answer(event.request, "")]
-    if event.mode == Mode.OFF and (refusal := _too_much_for_off(state, policy)):
-        return [Answer(event.request, refusal)]
+    if error := refusal(state, event.mode, policy=policy):
+        return [Answer(event.request, error)]
     if state.mode == Mode.OFF:
         # Everybody could have the whole card: what is not used is taken back.
         for client in state.clients.values():
@@ -25,10 +38,8 @@ def change_mode(state: ArbiterState, event: ModeChanged, policy: Policy) -> list
 
 def change_quantum(state: ArbiterState, event: QuantumChanged, policy: Policy) -> list[Answer | PublishEvent]:
     """Changes the quantum, within bounds. The new one counts for the turn that runs, too."""
-    shortest, longest = policy.shortest_quantum_ns, policy.longest_quantum_ns
-    if not shortest <= event.quantum_ns <= longest:
-        bounds = f"{shortest / SECOND_NS:g} and {longest / SECOND_NS:g} seconds"
-        return [Answer(event.request, f"the quantum must be between {bounds}, not {event.quantum_ns / SECOND_NS:g}")]
+    if error := refusal(state, quantum_ns=event.quantum_ns, policy=policy):
+        return [Answer(event.request, error)]
     if event.quantum_ns == state.quantum_ns:
         return [Answer(event.request, "")]
     state.quantum_ns = event.quantum_ns

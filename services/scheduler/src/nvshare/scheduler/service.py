@@ -8,7 +8,6 @@ are handled one after the other. Only the driver is asked in another thread, bec
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import time
 from collections.abc import Coroutine
@@ -30,6 +29,7 @@ from nvshare.scheduler.model import (
     ClientReported,
     Command,
     Event,
+    Mode,
     ModeChanged,
     PublishEvent,
     QuantumChanged,
@@ -38,6 +38,7 @@ from nvshare.scheduler.model import (
 )
 from nvshare.scheduler.modes import Sharing, load_sharing, save_sharing
 from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.requests import refusal
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.status import gpu_status
 from nvshare.scheduler.wire import event_to, grant_to, mode_from, relay_state_from, report_from
@@ -45,7 +46,6 @@ from nvshare.v1 import client_pb2, control_pb2, node_pb2
 
 HISTORY_FILE = "history.jsonl"
 _PLAN_SECONDS = 0.01  # changes of a plan that come together are published together
-_REPLY_TOKEN = re.compile(r"[A-Za-z0-9]{1,32}", re.ASCII)
 _QUIET_EVENTS = frozenset({"lock-granted", "lock-released"})  # many a second: logged at level debug
 
 _log = structlog.get_logger()
@@ -93,18 +93,21 @@ class Scheduler:
         self._gpus = {gpu.uuid: SharedGpu(gpu, RecordedArbiter(self._new_arbiter(gpu))) for gpu in driver.gpus}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until `stop` is set, then writes the history down."""
+        """Serves until `stop` is set, then writes the history down. Raises what ended the watch over a card's memory:
+        without it nothing is promised well, and a new life of the scheduler starts from what is true."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self._dump_history()))
-        for shared in self._gpus.values():
-            self._spawn(self._watch_memory(shared))
+        watches = [self._spawn(self._watch_memory(shared)) for shared in self._gpus.values()]
         node = self._share.node
         await self._bus.subscribe(subjects.report_any(), client_pb2.Report, self._on_report)
         await self._bus.subscribe(subjects.relay(node), node_pb2.RelayState, self._on_relay)
         await self._bus.subscribe(subjects.user_any(node, "status"), control_pb2.StatusRequest, self._on_status)
         await self._bus.subscribe(subjects.user_any(node, "mode"), control_pb2.ModeRequest, self._on_mode)
         _log.info("ready", node=node, gpus=len(self._gpus), generation=self._share.generation, build=BUILD)
-        await stop.wait()
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([stopping, *watches], return_when=asyncio.FIRST_COMPLETED)
+        failed = [watch for watch in watches if watch.done()]
+        stopping.cancel()
         loop.remove_signal_handler(signal.SIGUSR1)
         for shared in self._gpus.values():
             for timer in (shared.tick, shared.plan):
@@ -116,6 +119,8 @@ class Scheduler:
         await self._dump_history()
         self._driver_thread.shutdown()
         _log.info("ended")
+        for watch in failed:
+            watch.result()
 
     def _new_arbiter(self, gpu: Gpu) -> Arbiter:
         share = self._share
@@ -162,15 +167,7 @@ class Scheduler:
         elif mode is None:
             error = "this scheduler does not know that mode: use auto, serial, concurrent or off"
         else:
-            if request.quantum_us:
-                error = await self._handle(shared, QuantumChanged(request.reply_token, request.quantum_us * 1000))
-            if not error:
-                error = await self._handle(shared, ModeChanged(request.reply_token, mode))
-            sharing = Sharing(shared.state.mode, shared.state.quantum_ns)
-            try:
-                save_sharing(self._share.folder, shared.gpu.uuid, sharing, self._share.default)
-            except OSError as failure:
-                _log.warning("cannot keep the mode over a restart", error=str(failure))
+            error = await self._change_sharing(shared, mode, request.quantum_us * 1000, request.reply_token)
         reply = control_pb2.ModeReply(
             error=error,
             gpu=request.gpu,
@@ -180,8 +177,26 @@ class Scheduler:
         uid = subjects.parse_user(subject).uid
         await self._bus.publish(subjects.reply(self._share.node, uid, request.reply_token), reply)
 
+    async def _change_sharing(self, shared: SharedGpu, mode: Mode, quantum_ns: int, token: str) -> str:
+        """Sets the mode, and the quantum if it is not 0, and keeps both; nothing when either is refused. Gives the
+        refusal."""
+        policy = self._share.policy
+        if error := refusal(shared.state, mode, quantum_ns or None, policy=policy):
+            return error
+        if quantum_ns:
+            error = await self._handle(shared, QuantumChanged(token, quantum_ns))
+        error = error or await self._handle(shared, ModeChanged(token, mode))
+        if error:
+            return error
+        sharing = Sharing(shared.state.mode, shared.state.quantum_ns)
+        try:
+            save_sharing(self._share.folder, shared.gpu.uuid, sharing, self._share.default)
+        except OSError as failure:
+            _log.warning("cannot keep the mode over a restart", error=str(failure))
+        return ""
+
     def _may_reply(self, token: str) -> bool:
-        if _REPLY_TOKEN.fullmatch(token):
+        if subjects.valid_reply_token(token):
             return True
         self._refused_messages += 1
         return False
@@ -302,11 +317,12 @@ class Scheduler:
         except OSError as error:
             _log.warning("cannot write the history", path=str(path), error=str(error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs `work` in the background, and logs it if it fails."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -39,6 +39,7 @@ class ArbiterState:
     settle_until_ns: int | None = None  # None: settled, or the relay has not spoken yet
     registrations: int = 0
     plan_epoch: int = 0
+    latest_epoch: int = 0  # the greatest of all grants
     deadlock_since_ns: int | None = None
     wake_ns: int | None = None  # when to decide again although nothing happens
     refused_reports: int = 0  # of unknown clients, of another protocol, or impossible

@@ -60,7 +60,7 @@ def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_
     report = client.report
     if report is not None:
         status.name = report.name
-        status.footprint_bytes = report.footprint_bytes
+        status.footprint_bytes = client.footprint_bytes
         status.resident_bytes = report.resident_bytes
         status.wanted_bytes = report.wanted_bytes
         status.hand_overs = report.hand_overs

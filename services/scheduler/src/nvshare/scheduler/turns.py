@@ -49,7 +49,7 @@ def take_turns(
     by_key = {client.key: client for client in clients}
     holder = by_key.get(turns.holder)
     if holder is None or holder.leaving:
-        holder = _adopted(clients)
+        holder = _adopted(clients, now_ns, policy)
         turns.since_ns = now_ns
     waiting = sorted(
         (c for c in clients if c is not holder and c.demand and _may_hold(c, now_ns, policy)),
@@ -61,6 +61,9 @@ def take_turns(
         if holder.demand:
             holder.turn_wait_ns = now_ns
         holder = None
+    for client in clients:
+        if client.may_launch and client is not holder:
+            client.revoked_ns = now_ns
     if holder is None:
         candidate = waiting[0] if waiting else _only_client(clients, now_ns, policy)
         if candidate is not None and not _blocked(candidate, clients, settling, now_ns, policy, outcome):
@@ -68,12 +71,13 @@ def take_turns(
             turns.since_ns = now_ns
             waited_ns = now_ns - (holder.turn_wait_ns or now_ns)
             outcome.events.append(_event("lock-granted", "got the lock", holder, waited_ns))
-    if holder is not None and holder.link == Link.CONNECTED and any(client is not holder for client in waiting):
-        outcome.wake_at(min(turns.since_ns + quantum_ns, holder.silent_since(policy.silent_ns)))
+    if holder is not None and any(client is not holder for client in waiting):
+        if holder.link == Link.CONNECTED:
+            outcome.wake_at(min(turns.since_ns + quantum_ns, holder.silent_since(policy.silent_ns)))
+        else:
+            outcome.wake_at(holder.disconnected_ns + policy.drain_limit_ns)
     turns.holder = holder.key if holder is not None else ""
     for client in clients:
-        if client.may_launch and client is not holder:
-            client.revoked_ns = now_ns
         client.may_launch = client is holder
         if client is holder:
             client.turn_wait_ns = None
@@ -85,10 +89,10 @@ def _may_hold(client: Client, now_ns: int, policy: Policy) -> bool:
     return client.reachable and client.can_run and not stopped and client.state != ClientState.STUCK
 
 
-def _adopted(clients: Sequence[Client]) -> Client | None:
+def _adopted(clients: Sequence[Client], now_ns: int, policy: Policy) -> Client | None:
     """The lock has no holder: one that may launch by the last word to it keeps on (after a restart, or when all could
     launch until now), the one that wants the GPU before one that does not."""
-    running = [client for client in clients if client.holds_now()]
+    running = [c for c in clients if c.holds_now() and not c.is_lost(now_ns, policy.drain_limit_ns)]
     return min(running, key=lambda client: (not client.demand, client.order), default=None)
 
 
@@ -101,7 +105,8 @@ def _must_give_up(
     policy: Policy,
 ) -> bool:
     if holder.link != Link.CONNECTED:
-        return False  # it cannot be told, and runs on under its last grant
+        # It cannot be told, and runs on under its last grant: the others wait, but not for ever.
+        return bool(waiting) and holder.is_lost(now_ns, policy.drain_limit_ns)
     if waiting and (not holder.demand or quantum_is_over or holder.is_silent(now_ns, policy.silent_ns)):
         return True
     return not holder.demand and _gives_idle_lock_up(holder, clients, now_ns, policy)
@@ -140,12 +145,17 @@ def _blocked(
             continue
         elif client.is_silent(now_ns, policy.silent_ns):
             _pass_over(client, "client-silent", "is connected and does not report: is it stopped?", outcome)
+        elif client.is_lost(now_ns, policy.drain_limit_ns):
+            seconds = policy.drain_limit_ns // SECOND_NS
+            _pass_over(client, "client-stuck", f"has been without the relay for {seconds} s", outcome)
         elif client.link == Link.CONNECTED and client.revoked_ns + policy.drain_limit_ns <= now_ns and client.agreed:
             seconds = policy.drain_limit_ns // SECOND_NS
             _pass_over(client, "client-stuck", f"does not drain within {seconds} s", outcome)
         else:
             blocked = True
-            if client.link == Link.CONNECTED and client.spoken:
+            if client.link != Link.CONNECTED:
+                outcome.wake_at(client.disconnected_ns + policy.drain_limit_ns)
+            elif client.spoken:
                 outcome.wake_at(min(client.silent_since(policy.silent_ns), client.revoked_ns + policy.drain_limit_ns))
     return blocked
 
