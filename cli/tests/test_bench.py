@@ -39,7 +39,7 @@ async def test_launch_overhead_compares_the_same_launches_with_and_without() -> 
     assert result.summary["batches"] >= 10
     summary = result.summary
     assert summary["least_ns_per_launch"] <= summary["ns_per_launch"] <= summary["most_ns_per_launch"]
-    per_launch_ns = {row.name: 1e9 / row.iterations_per_second for row in result.rows}
+    per_launch_ns = {row.name: 1e9 / (row.iterations_per_second or 0) for row in result.rows}
     added_ns = [
         per_launch_ns[f"process {number}, through the library"] - per_launch_ns[f"process {number}, past it"]
         for number in range(1, 6)

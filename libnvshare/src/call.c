@@ -30,7 +30,7 @@ CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUst
     if (thread == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0 ||
         nvs_device_current(&context) == NULL || nvs_capture_on(stream)) // a launch that is only captured is no launch
         return CUDA_SUCCESS;
-    uint64_t epoch = atomic_load_explicit(&nvs_stream_epoch, memory_order_acquire);
+    uint64_t epoch = atomic_load_explicit(&nvs_hot.stream_epoch, memory_order_acquire);
     struct nvs_stream *record = NULL;
     for (unsigned i = 1; i < NVS_THREAD_STREAMS && record == NULL; i++) {
         struct nvs_stream_cache *cached = &thread->streams[i];

@@ -31,7 +31,7 @@ static inline uint32_t nvs_call_bit(enum nvs_class class, int device) {
 // Sets the flag and looks at the gate. False: it is closed, and the flag is clear again.
 static inline bool nvs_call_pass(struct nvs_thread *thread, struct nvs_device *device, enum nvs_class class) {
     atomic_store_explicit(&thread->calls, nvs_call_bit(class, device->ordinal), memory_order_relaxed);
-    if (__builtin_expect(nvs_thread_fences, false))
+    if (__builtin_expect(nvs_hot.fences, false))
         atomic_thread_fence(memory_order_seq_cst);
     else
         atomic_signal_fence(memory_order_seq_cst); // the closer's membarrier is the fence
@@ -43,13 +43,13 @@ static inline bool nvs_call_pass(struct nvs_thread *thread, struct nvs_device *d
 
 static inline CUresult nvs_call_enter(struct nvs_call *call, enum nvs_class class, CUstream stream) {
     struct nvs_thread *thread = nvs_thread_self;
-    CUcontext context = atomic_load_explicit(&nvs_device_sole_context, memory_order_relaxed);
+    CUcontext context = atomic_load_explicit(&nvs_hot.sole_context, memory_order_relaxed);
     if (__builtin_expect(thread == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0, false) ||
         (context == NULL && nvs_real.cuCtxGetCurrent(&context) != CUDA_SUCCESS))
         return nvs_call_enter_slowly(call, class, stream);
     struct nvs_stream_cache *cached = &thread->streams[0];
     if (__builtin_expect(cached->stream != stream || cached->context != context ||
-                             cached->epoch != atomic_load_explicit(&nvs_stream_epoch, memory_order_relaxed),
+                             cached->epoch != atomic_load_explicit(&nvs_hot.stream_epoch, memory_order_relaxed),
                          false))
         return nvs_call_enter_slowly(call, class, stream);
     call->thread = thread;

@@ -21,7 +21,8 @@ void nvs_capture_began(CUstream stream) {
         nvs_capturing[count] = stream;
     atomic_store_explicit(&nvs_captures, count + 1, memory_order_release);
     pthread_mutex_unlock(&nvs_capture_lock);
-    atomic_fetch_add_explicit(&nvs_stream_epoch, 1, memory_order_acq_rel); // each call now asks whether it is captured
+    atomic_fetch_add_explicit(&nvs_hot.stream_epoch, 1,
+                              memory_order_acq_rel); // each call now asks whether it is captured
 }
 
 void nvs_capture_ended(CUstream stream) {

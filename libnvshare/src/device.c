@@ -17,7 +17,6 @@ static atomic_size_t nvs_devices_known;
 static pthread_mutex_t nvs_learn_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint64_t nvs_context_epoch = 1;
 
-_Atomic(CUcontext) nvs_device_sole_context;
 static atomic_bool nvs_several_contexts; // once true, for ever
 
 // How long a waiting thread waits before it says (again) what it waits for.
@@ -130,16 +129,16 @@ void nvs_device_context_seen(CUcontext context) {
     if (context == NULL || atomic_load_explicit(&nvs_several_contexts, memory_order_acquire))
         return;
     CUcontext sole = NULL;
-    if (!atomic_compare_exchange_strong(&nvs_device_sole_context, &sole, context) && sole != context)
+    if (!atomic_compare_exchange_strong(&nvs_hot.sole_context, &sole, context) && sole != context)
         atomic_store(&nvs_several_contexts, true);
     // Looked at again after the exchange: another thread may have found a second context beside it.
     if (atomic_load(&nvs_several_contexts))
-        atomic_store(&nvs_device_sole_context, NULL);
+        atomic_store(&nvs_hot.sole_context, NULL);
 }
 
 void nvs_device_context_ended(CUcontext context) {
     CUcontext sole = context;
-    atomic_compare_exchange_strong_explicit(&nvs_device_sole_context, &sole, NULL, memory_order_acq_rel,
+    atomic_compare_exchange_strong_explicit(&nvs_hot.sole_context, &sole, NULL, memory_order_acq_rel,
                                             memory_order_relaxed);
     atomic_fetch_add_explicit(&nvs_context_epoch, 1, memory_order_acq_rel);
 }

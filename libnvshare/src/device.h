@@ -89,10 +89,6 @@ struct nvs_device *nvs_device_of_ordinal(int ordinal);
 // The device with this UUID as NVML prints it; NULL if there is none.
 struct nvs_device *nvs_device_of_uuid(const char *uuid);
 
-// The only context that the process has used so far: with one, a launch need not ask which is current. NULL: none yet,
-// or several.
-extern _Atomic(CUcontext) nvs_device_sole_context;
-
 // A context is used, or made current.
 void nvs_device_context_seen(CUcontext context);
 

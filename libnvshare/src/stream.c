@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Atomic uint64_t nvs_stream_epoch = 1;
-
 #define NVS_PER_THREAD CU_STREAM_PER_THREAD
 
 // Of any context if it is NULL. Caller holds the device's lock.
@@ -82,7 +80,7 @@ struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context,
     if (device == NULL)
         return NULL;
     nvs_device_use(device);
-    uint64_t epoch = atomic_load_explicit(&nvs_stream_epoch, memory_order_acquire);
+    uint64_t epoch = atomic_load_explicit(&nvs_hot.stream_epoch, memory_order_acquire);
     CUstream name = handle == CU_STREAM_LEGACY ? NULL : handle;
     struct nvs_thread *owner = handle == NVS_PER_THREAD ? thread : NULL;
     pthread_mutex_lock(&device->lock);
@@ -313,7 +311,7 @@ void nvs_stream_ending(CUstream handle) {
             nvs_stream_end(stream);
     }
     nvs_capture_ended(handle);
-    atomic_fetch_add_explicit(&nvs_stream_epoch, 1, memory_order_acq_rel);
+    atomic_fetch_add_explicit(&nvs_hot.stream_epoch, 1, memory_order_acq_rel);
 }
 
 void nvs_stream_context_hold(CUcontext context) {
@@ -345,7 +343,7 @@ void nvs_stream_context_release(CUcontext context, bool ended) {
         }
     }
     if (ended)
-        atomic_fetch_add_explicit(&nvs_stream_epoch, 1, memory_order_acq_rel);
+        atomic_fetch_add_explicit(&nvs_hot.stream_epoch, 1, memory_order_acq_rel);
 }
 
 void nvs_stream_atfork_child(void) {
@@ -355,5 +353,5 @@ void nvs_stream_atfork_child(void) {
         atomic_store_explicit(&nvs_devices[i].streams, NULL, memory_order_relaxed);
         atomic_store_explicit(&nvs_devices[i].in_flight_ns, 0, memory_order_relaxed);
     }
-    atomic_fetch_add_explicit(&nvs_stream_epoch, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&nvs_hot.stream_epoch, 1, memory_order_relaxed);
 }

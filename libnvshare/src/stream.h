@@ -60,9 +60,6 @@ struct nvs_stream {
     uint64_t batch;
 };
 
-// Grows whenever a stream or context ends or a capture begins: what threads remember of streams is then void.
-extern _Atomic uint64_t nvs_stream_epoch;
-
 // Calls that returned, by all threads.
 static inline uint64_t nvs_stream_launched(const struct nvs_stream *stream) {
     return atomic_load_explicit(&stream->launched_own, memory_order_acquire) +

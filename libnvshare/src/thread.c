@@ -14,7 +14,7 @@
 #define NVS_MEMBARRIER_REGISTER_PRIVATE_EXPEDITED (1 << 4)
 
 __thread struct nvs_thread *nvs_thread_self;
-bool nvs_thread_fences;
+struct nvs_hot nvs_hot = {.stream_epoch = 1};
 
 static _Atomic(struct nvs_thread *) nvs_threads;
 static pthread_key_t nvs_thread_key;
@@ -29,10 +29,10 @@ static void nvs_thread_leave(void *record) {
 
 void nvs_thread_prepare(void) {
 #ifdef __SANITIZE_THREAD__
-    nvs_thread_fences = true; // the sanitizer does not know membarrier
+    nvs_hot.fences = true; // the sanitizer does not know membarrier
 #else
     if (syscall(SYS_membarrier, NVS_MEMBARRIER_REGISTER_PRIVATE_EXPEDITED, 0) != 0) {
-        nvs_thread_fences = true;
+        nvs_hot.fences = true;
         nvs_log(NVS_LOG_INFO, "membarrier is refused (%s): each launch has a full fence", strerror(errno));
     }
 #endif
@@ -78,7 +78,7 @@ struct nvs_thread *nvs_thread_join(void) {
 
 void nvs_thread_barrier(void) {
     atomic_thread_fence(memory_order_seq_cst);
-    if (nvs_thread_fences)
+    if (nvs_hot.fences)
         return;
     if (syscall(SYS_membarrier, NVS_MEMBARRIER_PRIVATE_EXPEDITED, 0) != 0)
         nvs_log_once(NVS_LOG_ERROR, "membarrier failed after it was accepted (%s)", strerror(errno));

@@ -26,8 +26,8 @@ struct nvs_stream_cache {
 
 struct nvs_thread {
     // What each launch touches is one cache line: the driver's own work between two launches evicts the rest.
-    _Alignas(
-        64) _Atomic uint32_t calls; // NVS_LAUNCH_CALL(device) and NVS_COPY_CALL(device) bits of the call that it is in
+    // NVS_LAUNCH_CALL(device) and NVS_COPY_CALL(device) bits of the call that it is in:
+    _Alignas(64) _Atomic uint32_t calls;
     struct nvs_stream_cache streams[NVS_THREAD_STREAMS]; // only the thread itself
     atomic_bool used;
     struct nvs_thread *next;
@@ -43,8 +43,19 @@ struct nvs_thread {
 
 extern __thread struct nvs_thread *nvs_thread_self __attribute__((tls_model("initial-exec")));
 
-// True where the kernel refused membarrier(2): then the fast path itself has the full fence.
-extern bool nvs_thread_fences; // constant after nvs_thread_prepare()
+// What each launch of every thread reads, in one cache line. Each field is written by its owner alone, and seldom.
+struct nvs_hot {
+    // device.c: the only context that the process has used so far. With one, a launch need not ask which is current.
+    // NULL: none yet, or several.
+    _Alignas(64) _Atomic(CUcontext) sole_context;
+    // stream.c, capture.c: grows whenever a stream or context ends or a capture begins. What threads remember of
+    // streams is then void.
+    _Atomic uint64_t stream_epoch;
+    // thread.c: the kernel refused membarrier(2), and the fast path itself has the full fence. Constant after
+    // nvs_thread_prepare().
+    bool fences;
+};
+extern struct nvs_hot nvs_hot;
 
 // Once, before the first gated call.
 void nvs_thread_prepare(void);
