@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # An example that the host was too busy for is no failure.
-settings.register_profile("nvshare", deadline=None)
+settings.register_profile("nvshare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nvshare")
 
 
