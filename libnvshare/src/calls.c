@@ -8,9 +8,6 @@
 #define EITHER_2D(copy) nvs_call_class_of_2d(copy)
 #define EITHER_3D(copy) nvs_call_class_of_3d(copy)
 
-// `stream` as the base function means it, and as the per-thread variant does.
-#define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
-
 #define NVS_WRAPPER(name, class, stream, params, args)                                                                 \
     NVS_EXPORT CUresult name params {                                                                                  \
         struct nvs_call call;                                                                                          \

@@ -131,8 +131,6 @@ NVS_PRIMARY_END(cuDevicePrimaryCtxReset_v2)
 NVS_STREAM_END(cuStreamDestroy)
 NVS_STREAM_END(cuStreamDestroy_v2)
 
-#define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
-
 #define NVS_CAPTURE_BEGIN(name, stream, params, args)                                                                  \
     NVS_EXPORT CUresult name params {                                                                                  \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \

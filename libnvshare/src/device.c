@@ -23,13 +23,6 @@ static atomic_bool nvs_several_contexts; // once true, for ever
 #define NVS_SAY_FIRST_NS UINT64_C(1000000000)
 #define NVS_SAY_AGAIN_NS UINT64_C(10000000000)
 
-uint64_t nvs_now_ns(void) {
-    struct timespec now;
-    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0)
-        return 0;
-    return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
-
 size_t nvs_device_count(void) {
     return atomic_load_explicit(&nvs_devices_known, memory_order_acquire);
 }
@@ -182,18 +175,18 @@ static const char *nvs_device_wait_text(const struct nvs_device *device) {
 }
 
 void nvs_device_wait(struct nvs_device *device, const char *call, uint64_t since_ns) {
-    uint64_t waited_ns = nvs_now_ns() - since_ns;
+    uint64_t waited_ns = nvs_clock_ns() - since_ns;
     uint64_t say_ns = since_ns + (waited_ns < NVS_SAY_FIRST_NS ? NVS_SAY_FIRST_NS
                                                                : (waited_ns / NVS_SAY_AGAIN_NS + 1) * NVS_SAY_AGAIN_NS);
     struct timespec until = {(time_t)(say_ns / 1000000000u), (long)(say_ns % 1000000000u)};
     if (pthread_cond_timedwait(&device->changed, &device->lock, &until) != 0)
         nvs_log(NVS_LOG_WARN, "%s on %s has waited %u s for %s", call, device->uuid,
-                (unsigned)((nvs_now_ns() - since_ns) / 1000000000u), nvs_device_wait_text(device));
+                (unsigned)((nvs_clock_ns() - since_ns) / 1000000000u), nvs_device_wait_text(device));
 }
 
 CUresult nvs_device_wait_open(struct nvs_device *device, enum nvs_class class) {
     CUresult result = CUDA_SUCCESS;
-    uint64_t since_ns = nvs_now_ns();
+    uint64_t since_ns = nvs_clock_ns();
     nvs_device_use(device);
     pthread_mutex_lock(&device->lock);
     device->gate_waiters++;
@@ -207,14 +200,14 @@ CUresult nvs_device_wait_open(struct nvs_device *device, enum nvs_class class) {
         nvs_device_wait(device, "a launch", since_ns);
     }
     device->gate_waiters--;
-    device->gate_wait_ns += nvs_now_ns() - since_ns;
+    device->gate_wait_ns += nvs_clock_ns() - since_ns;
     pthread_mutex_unlock(&device->lock);
     return result;
 }
 
 CUresult nvs_device_memory(struct nvs_device *device, uint64_t *limit_bytes, uint64_t *footprint_bytes) {
     CUresult result = CUDA_SUCCESS;
-    uint64_t since_ns = nvs_now_ns();
+    uint64_t since_ns = nvs_clock_ns();
     nvs_device_use(device);
     pthread_mutex_lock(&device->lock);
     while (device->grant.generation == 0 && !device->unmanaged && result == CUDA_SUCCESS && !nvs_library_leaving()) {

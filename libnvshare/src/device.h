@@ -9,6 +9,7 @@
 #ifndef NVS_DEVICE_H
 #define NVS_DEVICE_H
 
+#include "clock.h"
 #include "driver.h"
 #include "wire.h"
 
@@ -123,8 +124,5 @@ extern const struct nvs_control_hooks nvs_device_control_hooks;
 
 // After a fork: no device is in use.
 void nvs_devices_atfork_child(void);
-
-// CLOCK_MONOTONIC.
-uint64_t nvs_now_ns(void);
 
 #endif

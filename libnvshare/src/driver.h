@@ -15,6 +15,9 @@
 
 #define NVS_EXPORT __attribute__((visibility("default")))
 
+// `stream` as the per-thread variant (`_ptsz`) of a function means it.
+#define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
+
 struct nvs_driver {
 #define NVS_STREAM_CALL(name, class, stream, params, args)                                                             \
     __typeof__(&name) name;                                                                                            \

@@ -116,7 +116,7 @@ static bool nvs_drain_step(struct nvs_device *device, uint64_t now_ns) {
 
 static void nvs_apply_grant(size_t index, const nvs_grant *grant) {
     struct nvs_device *device = &nvs_devices[index];
-    uint64_t now_ns = nvs_now_ns();
+    uint64_t now_ns = nvs_clock_ns();
     pthread_mutex_lock(&device->lock);
     bool first = device->grant.generation == 0;
     bool ran = device->state == NVS_CLIENT_STATE_RUNNING;
@@ -243,7 +243,7 @@ static bool nvs_fill_report(size_t index, nvs_report *report) {
     struct nvs_device *device = &nvs_devices[index];
     if (!atomic_load_explicit(&device->in_use, memory_order_acquire))
         return false;
-    uint64_t now_ns = nvs_now_ns();
+    uint64_t now_ns = nvs_clock_ns();
     uint64_t busy_ns = atomic_load_explicit(&device->busy_ns, memory_order_relaxed);
     uint64_t elapsed_ns = now_ns - device->reported_ns;
     uint64_t permille = elapsed_ns == 0 ? 0 : (busy_ns - device->busy_reported_ns) * 1000 / elapsed_ns;

@@ -147,7 +147,7 @@ CUresult nvs_footprint_reserve(struct nvs_device *device, uint64_t bytes) {
             break;
         }
         if (since_ns == 0) {
-            since_ns = nvs_now_ns();
+            since_ns = nvs_clock_ns();
             device->memory_waiters++;
             device->waiting_bytes += bytes;
             nvs_control_poke((size_t)device->ordinal);
@@ -157,7 +157,7 @@ CUresult nvs_footprint_reserve(struct nvs_device *device, uint64_t bytes) {
     if (since_ns != 0) {
         device->memory_waiters--;
         device->waiting_bytes -= bytes;
-        device->allocation_wait_ns += nvs_now_ns() - since_ns;
+        device->allocation_wait_ns += nvs_clock_ns() - since_ns;
     }
     bool tell = since_ns != 0 || nvs_worth_telling(device);
     pthread_mutex_unlock(&device->lock);

@@ -86,8 +86,6 @@ NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsign
         NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr);                                            \
     }
 
-#define NVS_OWN(stream) ((stream) == NULL ? CU_STREAM_PER_THREAD : (stream))
-
 NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
                   (dptr, bytesize, hStream))
 NVS_ASYNC_WRAPPER(cuMemAllocAsync_ptsz, NVS_OWN(hStream), (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
