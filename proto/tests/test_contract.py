@@ -45,7 +45,18 @@ def test_a_field_that_counts_something_names_its_unit(message: Descriptor) -> No
     """A number is a count, an identifier or an order of its own (the list), or its name ends in a unit."""
     numbers = {FieldDescriptor.TYPE_UINT32, FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_FIXED64}
     units = ("_bytes", "_us", "_ns", "_ticks", "_permille", "_percent", "_messages", "_connections")
-    unitless = {"bytes", "epoch", "generation", "hand_overs", "index", "launches", "pid", "protocol", "sequence", "swap_failures"}
+    unitless = {
+        "bytes",
+        "epoch",
+        "generation",
+        "hand_overs",
+        "index",
+        "launches",
+        "pid",
+        "protocol",
+        "sequence",
+        "swap_failures",
+    }
     assert not [
         field.name
         for field in message.fields
