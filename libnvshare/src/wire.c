@@ -56,6 +56,8 @@ static const struct field grant_fields[] = {
     FIELD(nvs_grant, 17, mode),
     FIELD(nvs_grant, 18, build),
     FIELD(nvs_grant, 19, protocol),
+    FIELD(nvs_grant, 20, pool_bytes),
+    FIELD(nvs_grant, 21, limited_by),
 };
 
 static const struct field report_fields[] = {
@@ -89,6 +91,20 @@ static const struct field report_fields[] = {
     FIELD(nvs_report, 28, protocol),
     FIELD(nvs_report, 29, leaving),
     FIELD(nvs_report, 30, external_bytes),
+    FIELD(nvs_report, 31, needed_bytes),
+    FIELD(nvs_report, 32, wanted_needed_bytes),
+    FIELD(nvs_report, 33, pinned_bytes),
+    FIELD(nvs_report, 34, pinned_reason),
+    FIELD(nvs_report, 35, host_room_bytes),
+    FIELD(nvs_report, 36, pool_bytes),
+    FIELD(nvs_report, 37, swapped_out_bytes),
+    FIELD(nvs_report, 38, swapped_in_bytes),
+    FIELD(nvs_report, 39, swap_out_us),
+    FIELD(nvs_report, 40, swap_in_us),
+    FIELD(nvs_report, 41, swap_failures),
+    FIELD(nvs_report, 42, swap_failure),
+    FIELD(nvs_report, 43, gang),
+    FIELD(nvs_report, 44, swaps),
 };
 
 static const struct message_type grant_type = MESSAGE(nvs_grant, grant_fields);

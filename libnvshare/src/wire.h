@@ -18,7 +18,7 @@
 #endif
 
 // Enough for every Report and every Grant.
-#define NVS_WIRE_MESSAGE_MAX_BYTES 1024u
+#define NVS_WIRE_MESSAGE_MAX_BYTES 1536u
 
 // Sizes of the strings, with their NUL.
 #define NVS_GPU_SIZE 48
@@ -27,6 +27,7 @@
 #define NVS_VERSION_SIZE 32
 #define NVS_BUILD_SIZE 48
 #define NVS_TRACEPARENT_SIZE 64
+#define NVS_REASON_SIZE 160
 
 // Enumerations travel as int32 and are open: a value that is not named here is kept as it came.
 enum nvs_mode {
@@ -43,6 +44,14 @@ enum nvs_wait {
     NVS_WAIT_MEMORY = 2,
     NVS_WAIT_SCHEDULER = 3,
     NVS_WAIT_QUOTA = 4,
+};
+
+enum nvs_limit {
+    NVS_LIMIT_UNSPECIFIED = 0,
+    NVS_LIMIT_QUOTA = 1,
+    NVS_LIMIT_CARD = 2,
+    NVS_LIMIT_HOST_ROOM = 3,
+    NVS_LIMIT_OVERCOMMIT = 4,
 };
 
 enum nvs_client_state {
@@ -74,6 +83,8 @@ typedef struct nvs_grant {
     int32_t mode; // enum nvs_mode
     char build[NVS_BUILD_SIZE];
     uint32_t protocol;
+    uint64_t pool_bytes;
+    int32_t limited_by; // enum nvs_limit
 } nvs_grant;
 
 // Client -> scheduler. The fields' meanings stand in client.proto.
@@ -108,6 +119,20 @@ typedef struct nvs_report {
     uint32_t protocol;
     bool leaving;
     uint64_t external_bytes;
+    uint64_t needed_bytes;
+    uint64_t wanted_needed_bytes;
+    uint64_t pinned_bytes;
+    char pinned_reason[NVS_REASON_SIZE];
+    uint64_t host_room_bytes;
+    uint64_t pool_bytes;
+    uint64_t swapped_out_bytes;
+    uint64_t swapped_in_bytes;
+    uint64_t swap_out_us;
+    uint64_t swap_in_us;
+    uint32_t swap_failures;
+    char swap_failure[NVS_REASON_SIZE];
+    bool gang;
+    bool swaps;
 } nvs_report;
 
 enum nvs_wire_result {

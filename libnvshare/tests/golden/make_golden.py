@@ -11,15 +11,30 @@ import json
 import sys
 from pathlib import Path
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from nvshare.v1.client_pb2 import ClientState, Grant, Mode, Report, Wait
+from nvshare.v1.client_pb2 import ClientState, Grant, Limit, Mode, Report, Wait
 
 GPU = "GPU-5e0f2c1a-9b7d-4c55-8f13-2a6e0d9c4b71"
 CLIENT = "4242-0123456789abcdef"
 
 # A varint, a fixed64, a string and a fixed32 in fields that a later version may have.
 UNKNOWN_FIELDS = bytes.fromhex("a006 96ab01 a906 0102030405060708 b206 05 6c61746572 bd06 01020304")
+
+# The last field of a report before memory could move.
+LAST_OF_A = 30
+
+
+def greatest_numbers(last_field: int) -> dict[str, int]:
+    """Every number of a report, up to this field, at its greatest."""
+    bits = {FieldDescriptor.CPPTYPE_UINT64: 64, FieldDescriptor.CPPTYPE_UINT32: 32}
+    return {
+        field.name: 2 ** bits[field.cpp_type] - 1
+        for field in Report.DESCRIPTOR.fields
+        if field.cpp_type in bits and field.number <= last_field
+    }
+
 
 MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
     "grant_first": (
@@ -89,11 +104,46 @@ MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
             name="größe",
             version="0.1.0",
             build="golden",
-            **{
-                field.name: 2**64 - 1 if field.cpp_type == field.CPPTYPE_UINT64 else 2**32 - 1
-                for field in Report.DESCRIPTOR.fields
-                if field.cpp_type in (field.CPPTYPE_UINT64, field.CPPTYPE_UINT32)
-            },
+            **greatest_numbers(LAST_OF_A),
+        ),
+        b"",
+        0,
+    ),
+    "grant_target": (
+        "a client that must make room for another one, and have host memory ready for it",
+        Grant(
+            gpu=GPU,
+            client=CLIENT,
+            generation=3,
+            epoch=12,
+            sequence=1,
+            resident_bytes=4 << 30,
+            wait=Wait.WAIT_MEMORY,
+            mode=Mode.MODE_AUTO,
+            protocol=1,
+            pool_bytes=12 << 30,
+            limited_by=Limit.LIMIT_HOST_ROOM,
+        ),
+        b"",
+        0,
+    ),
+    "report_greatest_swapping": (
+        "every number at its greatest, those of moving memory too",
+        Report(
+            gpu=GPU,
+            client=CLIENT,
+            state=ClientState.CLIENT_STATE_STUCK,
+            demand=True,
+            allocation_waits=True,
+            leaving=True,
+            name="größe",
+            version="0.1.0",
+            build="golden",
+            pinned_reason="1 block exported by cuIpcGetMemHandle",
+            swap_failure="no host memory",
+            gang=True,
+            swaps=True,
+            **greatest_numbers(44),
         ),
         b"",
         0,

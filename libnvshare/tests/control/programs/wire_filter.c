@@ -32,7 +32,7 @@ static void print_enum(struct text *text, const char *name, int32_t value) {
 
 // Strings travel as hexadecimal digits: they may hold anything.
 static void print_string(struct text *text, const char *name, const char *value) {
-    char digits[2 * 128 + 1] = "";
+    char digits[2 * NVS_REASON_SIZE + 1] = "";
     for (size_t i = 0; value[i] != '\0'; i++)
         snprintf(digits + 2 * i, 3, "%02x", (unsigned char)value[i]);
     print(text, name, digits);
@@ -62,6 +62,8 @@ static void print_grant(struct text *text, const nvs_grant *grant) {
     ENUM(grant, mode);
     STRING(grant, build);
     NUMBER(grant, protocol);
+    NUMBER(grant, pool_bytes);
+    ENUM(grant, limited_by);
 }
 
 static void print_report(struct text *text, const nvs_report *report) {
@@ -95,6 +97,20 @@ static void print_report(struct text *text, const nvs_report *report) {
     NUMBER(report, protocol);
     NUMBER(report, leaving);
     NUMBER(report, external_bytes);
+    NUMBER(report, needed_bytes);
+    NUMBER(report, wanted_needed_bytes);
+    NUMBER(report, pinned_bytes);
+    STRING(report, pinned_reason);
+    NUMBER(report, host_room_bytes);
+    NUMBER(report, pool_bytes);
+    NUMBER(report, swapped_out_bytes);
+    NUMBER(report, swapped_in_bytes);
+    NUMBER(report, swap_out_us);
+    NUMBER(report, swap_in_us);
+    NUMBER(report, swap_failures);
+    STRING(report, swap_failure);
+    NUMBER(report, gang);
+    NUMBER(report, swaps);
 }
 
 int main(void) {
