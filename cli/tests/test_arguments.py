@@ -2,7 +2,7 @@
 
 import pytest
 
-from nvshare.cli.arguments import emulated_gpus, mode_name, quantum_seconds, size_bytes, with_emulate_number
+from nvshare.cli.arguments import emulated_gpus, mode_name, parse_quantum, size_bytes, with_emulate_number
 from nvshare.cli.errors import CommandError
 
 
@@ -34,10 +34,16 @@ def test_a_malformed_size_is_refused_with_the_options_name(text: str) -> None:
     assert raised.value.exit_code == 2
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e9])
-def test_a_quantum_that_makes_no_sense_is_refused(seconds: float) -> None:
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9", "", "automatic"])
+def test_a_quantum_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(CommandError, match="--quantum"):
-        quantum_seconds(seconds)
+        parse_quantum(text)
+
+
+def test_a_quantum_is_auto_or_seconds() -> None:
+    assert parse_quantum("auto") == "auto"
+    assert parse_quantum("0.5") == 0.5
+    assert parse_quantum(None) is None
 
 
 @pytest.mark.parametrize("number", [0, -1, 17])

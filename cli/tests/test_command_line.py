@@ -23,7 +23,15 @@ def no_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["up", "--emulate", "1", "--gpu-memory", "lots"], "--gpu-memory: 'lots'"),
         (["up", "--emulate", "1", "--mode", "fast"], "auto, serial, concurrent, off"),
         (["up", "--emulate", "1", "--quantum", "-3"], "--quantum -3"),
-        (["up", "--emulate", "1", "--quantum", "soon"], "--quantum"),
+        (["up", "--emulate", "1", "--quantum", "soon"], "--quantum soon: give auto, or seconds"),
+        (["up", "--emulate", "1", "--quantum", "nan"], "--quantum nan"),
+        (["up", "--emulate", "1", "--max-wait", "0"], "--max-wait 0"),
+        (["up", "--emulate", "1", "--overcommit", "0.5"], "--overcommit 0.5"),
+        (["up", "--emulate", "1", "--host-memory", "none"], "--host-memory: 'none'"),
+        (["run", "--host-memory", "there", "--", "true"], "--host-memory there: give own"),
+        (["quantum", "0", "soon"], "quantum soon: give auto, or seconds"),
+        (["quantum", "0", "5", "--max-wait", "nan"], "--max-wait nan"),
+        (["quantum", "0", "auto"], "no node runs"),
         (["run"], "CMD"),
         (["run", "--memory", "4X", "--", "true"], "--memory: '4X'"),
         (["status"], "no node runs; start one with `nvshare up`"),
@@ -80,7 +88,7 @@ def test_a_folder_that_cannot_be_made_is_said(capsys: pytest.CaptureFixture[str]
     assert "choose another folder with --node-dir" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["up", "run", "status", "mode", "bench", "demo"])
+@pytest.mark.parametrize("command", ["up", "run", "status", "mode", "quantum", "bench", "demo"])
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"nvshare {command}" in capsys.readouterr().out.replace("Usage: nvshare", "", 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nvshare.cli.environment import EmulatedCards, job_environment, service_environment
 from nvshare.cli.node_options import NodeOptions
+from nvshare.cli.run import JobOptions
 
 LIBRARY = Path("/opt/nvshare/libnvshare.so")
 SOCKET = Path("/run/nvshare/allocations/run-1/nvshare.sock")
@@ -41,6 +42,32 @@ def test_services_are_never_preloaded() -> None:
     environment = service_environment(base, Path("/run/nvshare"), "box", NodeOptions(Path("/run/nvshare")), None)
     assert "LD_PRELOAD" not in environment
     assert "NVSHARE_SOCKET" not in environment
+
+
+def test_what_a_node_is_told_about_turns_and_memory_reaches_its_services() -> None:
+    folder = Path("/run/nvshare")
+    told = NodeOptions(folder, quantum="auto", max_wait_seconds=15.0, overcommit_ratio=2.5, host_memory_bytes=64)
+    environment = service_environment({}, folder, "box", told, None)
+    assert environment["NVSHARE_QUANTUM"] == "auto"
+    assert environment["NVSHARE_MAX_WAIT"] == "15.0"
+    assert environment["NVSHARE_OVERCOMMIT"] == "2.5"
+    assert environment["NVSHARE_ARENA"] == "64"
+    untold = service_environment({}, folder, "box", NodeOptions(folder), None)
+    assert not {"NVSHARE_QUANTUM", "NVSHARE_MAX_WAIT", "NVSHARE_OVERCOMMIT", "NVSHARE_ARENA"} & set(untold)
+
+
+def test_a_detached_node_gets_every_option_that_was_given() -> None:
+    options = NodeOptions(Path("/n"), 2, 5, "serial", 0.5, 15.0, 2.5, 64)
+    assert " ".join(options.arguments()) == (
+        "--node-dir /n --emulate 2 --gpu-memory 5 --mode serial --quantum 0.5 --max-wait 15.0 --overcommit 2.5 "
+        "--host-memory 64"
+    )
+
+
+def test_a_program_s_library_is_told_where_its_memory_goes() -> None:
+    assert JobOptions().environment({"HOME": "/root"}) == {"HOME": "/root"}
+    told = JobOptions(managed=True, host_memory="arena").environment({})
+    assert told == {"NVSHARE_MANAGED": "1", "NVSHARE_HOST_MEMORY": "arena"}
 
 
 def test_memory_is_a_real_cards_logical_capacity_and_an_emulated_cards_size() -> None:

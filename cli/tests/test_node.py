@@ -118,6 +118,18 @@ def test_a7_mode_and_quantum_change_for_one_card_only(node_dir: Path, nvshare: C
     assert after[0]["mode"] == before[0]["mode"]
 
 
+def test_a6_the_quantum_of_one_card_changes_and_its_mode_stays(
+    node_dir: Path, nvshare: Command, status_of: Status
+) -> None:
+    before = status_of(node_dir)["gpus"]
+    answer = nvshare("quantum", "1", "7", "--node-dir", str(node_dir))
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == f"GPU 1: {before[1]['mode']}, quantum 7 s\n"
+    after = status_of(node_dir)["gpus"]
+    assert (after[1]["mode"], after[1]["quantum_us"]) == (before[1]["mode"], 7_000_000)
+    assert after[0]["quantum_us"] == before[0]["quantum_us"]
+
+
 @pytest.mark.parametrize("service", ["nats-server", "nvshare.relay", "nvshare.scheduler"])
 def test_a_killed_service_is_back_and_the_node_serves_again(
     node_dir: Path, service: str, nvshare: Command, until: Until

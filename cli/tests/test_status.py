@@ -2,15 +2,17 @@
 
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from nvshare.cli.status import render_status, status_document, wait_words
+from nvshare.cli.status import memory_words, render_status, status_document, wait_words
 from nvshare.v1.client_pb2 import (
     CLIENT_STATE_RUNNING,
     CLIENT_STATE_STUCK,
     CLIENT_STATE_WAITING,
+    MODE_AUTO,
     MODE_SERIAL,
     WAIT_MEMORY,
     WAIT_NONE,
@@ -86,9 +88,60 @@ def test_e9_each_waiting_client_shows_what_it_really_waits_for_and_how_long(repl
     assert "memory (4.0 GiB), 0.2 s" in text
 
 
+def cell(**fields: Any) -> str:
+    return memory_words(ClientStatus(**fields))
+
+
+def test_the_table_says_where_a_client_s_memory_is_and_whether_it_moves() -> None:
+    needed = {"footprint_bytes": 12 * GIB, "needed_bytes": 12 * GIB}
+    assert cell() == ""
+    assert cell(**needed, resident_bytes=12 * GIB, target_bytes=13 * GIB) == "on the card: 12.0 GiB"
+    assert cell(**needed, resident_bytes=3 * GIB, target_bytes=3 * GIB) == "away: 3.0 of 12.0 GiB on the card"
+    assert cell(**needed, resident_bytes=3 * GIB, target_bytes=12 * GIB) == "moving in: 3.0 of 12.0 GiB"
+    assert cell(**needed, resident_bytes=9 * GIB, target_bytes=4 * GIB) == "moving out: 9.0 of 12.0 GiB, to 4.0 GiB"
+
+
+def test_a_client_whose_library_moves_nothing_is_on_the_card() -> None:
+    assert cell(footprint_bytes=2 * GIB, resident_bytes=2 * GIB) == "on the card: 2.0 GiB"
+
+
+def test_what_is_pinned_what_failed_and_what_is_ready_have_lines_with_the_reason(reply: StatusReply) -> None:
+    client = reply.gpus[0].clients[0]
+    client.pinned_bytes, client.pinned_reason = GIB, "1 block exported by cuIpcGetMemHandle"
+    client.pool_bytes, client.host_room_bytes = 6 * GIB, 20 * GIB
+    client.swap_failures, client.swap_failure = 2, "no host memory"
+    text = shown(reply)
+    for words in (
+        "training: 1.0 GiB cannot leave the card: 1 block exported by cuIpcGetMemHandle",
+        "training: 6.0 GiB of host memory ready to move to of 20.0 GiB that it could have",
+        "training: memory could not be moved 2 times, the last time: no host memory",
+    ):
+        assert words in text
+
+
+def test_a6_the_quantum_in_force_says_whether_it_follows_the_swap_time(reply: StatusReply) -> None:
+    gpu = reply.gpus[0]
+    gpu.mode, gpu.quantum_us, gpu.quantum_auto, gpu.max_wait_us = MODE_AUTO, 12_340_000, True, 30_000_000
+    assert "auto, quantum 12.3 s (auto, max wait 30 s)" in shown(reply)
+
+
+def test_hand_overs_moved_bytes_and_the_cap_are_shown(reply: StatusReply) -> None:
+    gpu = reply.gpus[0]
+    gpu.hand_overs, gpu.swapped_bytes, gpu.overcommit_bytes = 5, 40 * GIB, 32 * GIB
+    text = shown(reply)
+    assert "5 hand-overs, 40.0 GiB moved out and in" in text
+    assert "7.0 GiB of at most 32.0 GiB promised in all" in text
+
+
+def test_an_ordinary_table_fits_a_terminal_of_120_columns(reply: StatusReply) -> None:
+    reply.gpus[0].clients[0].swapped_out_bytes = 40 * GIB
+    del reply.gpus[0].problems[:]
+    assert max(map(len, shown(reply).splitlines())) <= 120
+
+
 def test_the_table_shows_memory_hand_overs_and_mode(reply: StatusReply) -> None:
     text = shown(reply)
-    for words in ("training", "running", "7.0 GiB", "1.0 GiB", "serial, quantum 0.5 s", "8.0 GiB of 16.0 GiB promised"):
+    for words in ("training", "running", "7.0 GiB", "serial, quantum 0.5 s", "8.0 GiB of 16.0 GiB promised"):
         assert words in text
 
 

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 from nvshare.bus.quantities import QuantityError, parse_bytes
 from nvshare.cli.errors import CommandError
-from nvshare.cli.node_options import MODES
+from nvshare.cli.node_options import MODES, Quantum
 
 USAGE = 2  # exit status for a command line that makes no sense, as is usual
 LONGEST_QUANTUM_SECONDS = 3600.0
+LONGEST_MAX_WAIT_SECONDS = 86_400.0
+LARGEST_OVERCOMMIT_RATIO = 1000.0
+HOST_MEMORIES = ("auto", "own", "arena")
 MOST_EMULATED_GPUS = 16
 
 
@@ -49,11 +52,45 @@ def mode_name(text: str | None) -> str | None:
     return text
 
 
-def quantum_seconds(seconds: float | None) -> float | None:
-    """A quantum that makes sense; None where none was given."""
+def parse_quantum(text: str | None, named: str = "--quantum") -> Quantum | None:
+    """`auto` or seconds that make sense; None where none was given. `named` is what the error calls it."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     # Written so that a NaN is refused, too.
-    if seconds is not None and not 0 < seconds <= LONGEST_QUANTUM_SECONDS:
+    if not 0 < seconds <= LONGEST_QUANTUM_SECONDS:
         raise CommandError(
-            f"--quantum {seconds:g}: give seconds, more than 0 and at most {LONGEST_QUANTUM_SECONDS:.0f}", USAGE
+            f"{named} {text}: give auto, or seconds, more than 0 and at most {LONGEST_QUANTUM_SECONDS:.0f}", USAGE
         )
     return seconds
+
+
+def max_wait_seconds(seconds: float | None) -> float | None:
+    """A longest wait that makes sense; None where none was given."""
+    if seconds is not None and not 0 < seconds <= LONGEST_MAX_WAIT_SECONDS:
+        raise CommandError(f"--max-wait {seconds:g}: give seconds, more than 0 and at most a day", USAGE)
+    return seconds
+
+
+def overcommit_ratio(ratio: float | None) -> float | None:
+    """How many times its memory a GPU may promise; None where no ratio was given."""
+    if ratio is not None and not 1 <= ratio <= LARGEST_OVERCOMMIT_RATIO:
+        raise CommandError(
+            f"--overcommit {ratio:g}: give a ratio from 1 (no more than fits) to {LARGEST_OVERCOMMIT_RATIO:.0f}", USAGE
+        )
+    return ratio
+
+
+def host_memory_kind(text: str | None) -> str | None:
+    """Where a program's memory goes that leaves the card; None where nothing was given."""
+    if text is not None and text not in HOST_MEMORIES:
+        raise CommandError(
+            f"--host-memory {text}: give own (the program's), arena (the node's) or auto (arena where there is one)",
+            USAGE,
+        )
+    return text

@@ -27,10 +27,16 @@ def service_environment(
     """For a node's services: nothing preloaded, the node's settings, and the emulated cards if the node has such."""
     environment = {name: value for name, value in base.items() if name not in ("LD_PRELOAD", "NVSHARE_SOCKET")}
     environment |= {"NVSHARE_NODE_DIR": str(directory), "NVSHARE_NODE": node_name, "NVSHARE_PARENT_DEATH": "1"}
-    if options.mode is not None:
-        environment["NVSHARE_MODE"] = options.mode
-    if options.quantum_seconds is not None:
-        environment["NVSHARE_QUANTUM_SECONDS"] = str(options.quantum_seconds)
+    settings = {
+        "NVSHARE_MODE": options.mode,
+        "NVSHARE_QUANTUM": options.quantum,
+        "NVSHARE_MAX_WAIT": options.max_wait_seconds,
+        "NVSHARE_OVERCOMMIT": options.overcommit_ratio,
+        "NVSHARE_ARENA": options.host_memory_bytes,
+    }
+    environment |= {name: str(value) for name, value in settings.items() if value is not None}
+    if options.quantum is not None and options.quantum != "auto":
+        environment["NVSHARE_QUANTUM_SECONDS"] = str(options.quantum)
     if cards is None:
         if options.gpu_memory_bytes is not None:
             environment["NVSHARE_GPU_MEMORY"] = str(options.gpu_memory_bytes)

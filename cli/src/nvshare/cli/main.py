@@ -19,22 +19,25 @@ from nvshare.bus.version import BUILD, PROTOCOL, VERSION
 from nvshare.cli.arguments import (
     USAGE,
     emulated_gpus,
+    host_memory_kind,
+    max_wait_seconds,
     mode_name,
-    quantum_seconds,
+    overcommit_ratio,
+    parse_quantum,
     size_bytes,
     with_emulate_number,
 )
 from nvshare.cli.bench.command import bench, demo
 from nvshare.cli.errors import CommandError
 from nvshare.cli.job import limit_fits
-from nvshare.cli.mode import change_mode
+from nvshare.cli.mode import change_sharing
 from nvshare.cli.node_folder import NodeRunsError
 from nvshare.cli.node_launch import READY, RUNNING, launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status, require_node, select_gpu
 from nvshare.cli.quota import find_allocation, set_quota
 from nvshare.cli.run import JobOptions, run_job
-from nvshare.cli.status import limit_words, mode_words, render_status, status_document
+from nvshare.cli.status import limit_words, render_status, sharing_words, status_document
 from nvshare.cli.up import run_node
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells answer
@@ -76,7 +79,20 @@ def up(
         str | None, typer.Option(metavar="SIZE", help="Memory of a GPU that is shared, such as 16GiB. Default: all.")
     ] = None,
     mode: Annotated[str | None, typer.Option(metavar="M", help="auto (default), serial, concurrent or off.")] = None,
-    quantum: Annotated[float | None, typer.Option(metavar="S", help="Seconds of a turn in serial mode.")] = None,
+    quantum: Annotated[
+        str | None,
+        typer.Option(metavar="auto|S", help="Seconds of a turn; auto: from the measured time of a swap."),
+    ] = None,
+    max_wait: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds that nobody should wait for longer, in auto.")
+    ] = None,
+    overcommit: Annotated[
+        float | None, typer.Option(metavar="RATIO", help="Most that a GPU promises, over its memory. Default: no cap.")
+    ] = None,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Most host memory for what is moved off the GPUs."),
+    ] = None,
     node_dir: NodeDir = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the node serves; it runs on.")] = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -90,6 +106,8 @@ def up(
     - `nvshare up` shares this machine's GPUs.
     - `nvshare up --emulate 2 --gpu-memory 16GiB` shares two emulated GPUs; no real one is needed.
     - `nvshare up --mode serial --quantum 5` lets one program at a time run, for 5 seconds each.
+    - `nvshare up --quantum auto --max-wait 20 --overcommit 3 --host-memory 64GiB` moves memory out of the way for up to
+      three times what fits, with turns that keep the loss small and nobody waiting for longer than 20 seconds.
     """
     defaults = NodeOptions.default(node_dir)
     node_options = NodeOptions(
@@ -97,7 +115,10 @@ def up(
         emulated_gpus=emulated_gpus(emulate),
         gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory),
         mode=mode_name(mode),
-        quantum_seconds=quantum_seconds(quantum),
+        quantum=parse_quantum(quantum),
+        max_wait_seconds=max_wait_seconds(max_wait),
+        overcommit_ratio=overcommit_ratio(overcommit),
+        host_memory_bytes=size_bytes("--host-memory", host_memory),
     )
     if detach:
         if not launch_node(node_options, detach=True).started:
@@ -149,6 +170,16 @@ def run(
     emulate: Annotated[
         int | None, typer.Option(metavar="[N]", help="If no node runs, start one with N (default 1) emulated GPUs.")
     ] = None,
+    managed: Annotated[
+        bool, typer.Option("--managed", help="For one program that alone needs more memory than the GPU has.")
+    ] = False,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="own|arena|auto",
+            help="What is moved off the GPU goes to the program's own host memory, or to the node's arena.",
+        ),
+    ] = None,
     node_dir: NodeDir = None,
 ) -> None:
     """Run any program under a share of the node's GPUs; starts a node if none runs.
@@ -159,6 +190,8 @@ def run(
 
     - `nvshare run -- python train.py`
     - `nvshare run --gpu 0,1 --memory 8Gi --name training -- python train.py`
+    - `nvshare run --host-memory own -- python train.py`: its memory counts as its own, also while it is off the GPU.
+    - `nvshare run --managed -- python huge.py`: alone larger than the GPU; the driver pages its memory.
     - `nvshare run --emulate -- ./program` on a machine without a GPU.
     """
     job = JobOptions(
@@ -167,6 +200,8 @@ def run(
         memory_limit_bytes=size_bytes("--memory", memory) or 0,
         name=name,
         emulated_gpus=emulated_gpus(emulate),
+        managed=managed,
+        host_memory=host_memory_kind(host_memory),
     )
     raise typer.Exit(asyncio.run(run_job(command, job)))
 
@@ -194,7 +229,7 @@ def status(
 def mode(
     gpu: Annotated[str, typer.Argument(metavar="GPU", help="Index or UUID.")],
     wanted: Annotated[str, typer.Argument(metavar="MODE", help="auto, serial, concurrent or off.")],
-    quantum: Annotated[float | None, typer.Option(metavar="S", help="Seconds of a turn.")] = None,
+    quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
     node_dir: NodeDir = None,
 ) -> None:
     """Change how a GPU is shared, while programs run on it. Needs root, the node's user or its admin group.
@@ -205,11 +240,41 @@ def mode(
     - `nvshare mode 0 off`: not managed at all.
     """
     mode_name(wanted)
-    quantum_seconds(quantum)
+    wanted_quantum = parse_quantum(quantum)
     node = require_node(node_dir)
     target = select_gpu(list(asyncio.run(fetch_status(node)).gpus), gpu)
-    reply = asyncio.run(change_mode(node, target.uuid, wanted, quantum))
-    typer.echo(f"GPU {target.index}: {mode_words(reply.mode, reply.quantum_us)}")
+    reply = asyncio.run(change_sharing(node, target.uuid, mode=wanted, quantum=wanted_quantum))
+    typer.echo(f"GPU {target.index}: {sharing_words(reply)}")
+
+
+@app.command("quantum")
+def set_quantum(
+    gpu: Annotated[str, typer.Argument(metavar="GPU", help="Index or UUID.")],
+    quantum: Annotated[
+        str, typer.Argument(metavar="auto|SECONDS", help="Seconds of a turn; auto: from the measured time of a swap.")
+    ],
+    max_wait: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds that nobody should wait for longer, in auto.")
+    ] = None,
+    node_dir: NodeDir = None,
+) -> None:
+    """Change how long a program's memory stays on a GPU before it makes room for the next one that waits.
+
+    `auto` is 40 times the measured time of a swap, less where somebody would wait for longer than the longest wait, and
+    never under 5 times. Needs root, the node's user or its admin group.
+
+    Examples:
+
+    - `nvshare quantum 0 auto`
+    - `nvshare quantum 0 auto --max-wait 15`: shorter turns where many programs wait.
+    - `nvshare quantum 0 10`: turns of 10 seconds.
+    """
+    wanted = parse_quantum(quantum, named="quantum")
+    longest_wait = max_wait_seconds(max_wait)
+    node = require_node(node_dir)
+    target = select_gpu(list(asyncio.run(fetch_status(node)).gpus), gpu)
+    reply = asyncio.run(change_sharing(node, target.uuid, quantum=wanted, max_wait_seconds=longest_wait))
+    typer.echo(f"GPU {target.index}: {sharing_words(reply)}")
 
 
 quota_app = typer.Typer(help="What an allocation may have, changed while its programs run.", no_args_is_help=True)

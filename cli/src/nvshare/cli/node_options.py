@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nvshare.bus.node_directory import NodeDirectory
 
 MODES = ("auto", "serial", "concurrent", "off")
+
+Quantum = float | Literal["auto"]
+"""Seconds, or `auto`: from the measured time of a swap."""
 
 
 @dataclass(frozen=True)
@@ -13,13 +17,18 @@ class NodeOptions:
     """`None` leaves a setting at its default. `emulated_gpus` 0 is a node of real cards.
 
     `gpu_memory_bytes` is an emulated card's size, and on a real card the logical capacity that nvshare shares out.
+    `overcommit_ratio` times that is the most that a GPU promises in all; `host_memory_bytes` the most host memory that
+    the node keeps for what is moved off its cards.
     """
 
     directory: Path
     emulated_gpus: int = 0
     gpu_memory_bytes: int | None = None
     mode: str | None = None
-    quantum_seconds: float | None = None
+    quantum: Quantum | None = None
+    max_wait_seconds: float | None = None
+    overcommit_ratio: float | None = None
+    host_memory_bytes: int | None = None
 
     @classmethod
     def default(cls, node_dir: Path | None, emulated_gpus: int = 0) -> "NodeOptions":
@@ -32,10 +41,15 @@ class NodeOptions:
         arguments = ["--node-dir", str(self.directory)]
         if self.emulated_gpus:
             arguments += ["--emulate", str(self.emulated_gpus)]
-        if self.gpu_memory_bytes is not None:
-            arguments += ["--gpu-memory", str(self.gpu_memory_bytes)]
-        if self.mode is not None:
-            arguments += ["--mode", self.mode]
-        if self.quantum_seconds is not None:
-            arguments += ["--quantum", str(self.quantum_seconds)]
+        settings = {
+            "--gpu-memory": self.gpu_memory_bytes,
+            "--mode": self.mode,
+            "--quantum": self.quantum,
+            "--max-wait": self.max_wait_seconds,
+            "--overcommit": self.overcommit_ratio,
+            "--host-memory": self.host_memory_bytes,
+        }
+        for option, value in settings.items():
+            if value is not None:
+                arguments += [option, str(value)]
         return tuple(arguments)

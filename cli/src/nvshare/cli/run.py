@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,28 @@ LONGEST_NAME = 64  # characters of an allocation's name
 
 @dataclass(frozen=True)
 class JobOptions:
-    """`gpus`: indices or UUIDs, comma-separated. `memory_limit_bytes` 0: none. `emulated_gpus` 0: real ones."""
+    """`gpus`: indices or UUIDs, comma-separated. `memory_limit_bytes` 0: none. `emulated_gpus` 0: real ones.
+
+    `managed`: the driver pages the program's memory. `host_memory`: where its memory goes that leaves the card; None:
+    as the environment says.
+    """
 
     node_dir: Path | None = None
     gpus: str | None = None
     memory_limit_bytes: int = 0
     name: str | None = None
     emulated_gpus: int = 0
+    managed: bool = False
+    host_memory: str | None = None
+
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """`base` with what the program's library is to know."""
+        environment = dict(base)
+        if self.managed:
+            environment["NVSHARE_MANAGED"] = "1"
+        if self.host_memory is not None:
+            environment["NVSHARE_HOST_MEMORY"] = self.host_memory
+        return environment
 
 
 async def run_job(command: Sequence[str], options: JobOptions) -> int:
@@ -39,7 +54,7 @@ async def run_job(command: Sequence[str], options: JobOptions) -> int:
     if options.memory_limit_bytes:
         limit_fits(status.gpus, gpus, options.memory_limit_bytes)
     name = options.name or Path(command[0]).name[:LONGEST_NAME]
-    async with shared(node, gpus, name, options.memory_limit_bytes, os.environ) as environment:
+    async with shared(node, gpus, name, options.memory_limit_bytes, options.environment(os.environ)) as environment:
         if emulated_cards(node) is not None:  # no result of a real card: nobody is to take it for one
             print(f"nvshare: {name} runs on an emulated GPU of the node in {node.path}", file=sys.stderr, flush=True)
         # Nothing else runs on this loop: it may wait as long as the program does.

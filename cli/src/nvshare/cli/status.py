@@ -1,9 +1,10 @@
 """`nvshare status`: what a node shares, with whom, and who waits for what; as tables for people or as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from nvshare.bus.quantities import format_bytes
 from nvshare.v1.client_pb2 import ClientState, Mode, Wait
-from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, StatusReply
+from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, ModeReply, StatusReply
 from nvshare.v1.node_pb2 import LINK_DISCONNECTED, Allocation
 
 _ENUM_PREFIXES = {"Mode": "MODE_", "Wait": "WAIT_", "ClientState": "CLIENT_STATE_", "Link": "LINK_"}
@@ -45,6 +46,8 @@ def render_status(reply: StatusReply) -> RenderableType:
     for gpu in sorted(reply.gpus, key=lambda gpu: gpu.index):
         parts += [Text(line, style="bold") for line in gpu_lines(gpu)]
         parts.append(_gpu_table(gpu, allocations) if gpu.clients else Text("  no client"))
+        for client in gpu.clients:
+            parts += _client_lines(client, allocations.get(client.allocation, Allocation()))
         parts += [Text(f"  problem: {problem}", style="bold red") for problem in gpu.problems]
         parts += [Text(f"  {holder_words(holder)}", style="yellow") for holder in gpu.holders]
     parts += _node_lines(reply)
@@ -52,21 +55,26 @@ def render_status(reply: StatusReply) -> RenderableType:
 
 
 def gpu_lines(gpu: GpuStatus) -> list[str]:
-    """What stands above a GPU's table: which it is, how it is shared, and its memory."""
+    """What stands above a GPU's table: which it is, how it is shared, its memory, and what was moved."""
     memory = (
         f"{format_bytes(gpu.promised_bytes)} of {format_bytes(gpu.capacity_bytes)} promised; "
         f"{format_bytes(gpu.used_bytes)} of {format_bytes(gpu.total_bytes)} used"
     )
-    return [f"GPU {gpu.index}  {gpu.name}  {gpu.uuid}", f"{mode_words(gpu.mode, gpu.quantum_us)}; {memory}"]
+    lines = [f"GPU {gpu.index}  {gpu.name}  {gpu.uuid}", f"{sharing_words(gpu)}; {memory}"]
+    if gpu.overcommit_bytes:
+        needed = sum(needed_bytes(client) for client in gpu.clients)
+        lines.append(f"{format_bytes(needed)} of at most {format_bytes(gpu.overcommit_bytes)} promised in all")
+    if gpu.swapped_bytes or gpu.hand_overs:
+        lines.append(f"{gpu.hand_overs} hand-overs, {format_bytes(gpu.swapped_bytes)} moved out and in")
+    return lines
 
 
 def _gpu_table(gpu: GpuStatus, allocations: Mapping[str, Allocation]) -> Table:
-    table = Table()
-    for heading in ("name", "program", "pid", "allocation", "state", "waits for"):
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("name", "pid", "state", "waits for", "memory"):
         table.add_column(heading)
-    for heading in ("limit", "footprint", "resident", "headroom", "hand-overs", "busy"):
+    for heading in ("limit", "moved", "hand-overs", "busy"):
         table.add_column(heading, justify="right")
-    table.add_column("library")
     for client in gpu.clients:
         table.add_row(
             *(escape(cell) for cell in client_cells(client, allocations.get(client.allocation, Allocation())))
@@ -76,21 +84,83 @@ def _gpu_table(gpu: GpuStatus, allocations: Mapping[str, Allocation]) -> Table:
 
 def client_cells(client: ClientStatus, allocation: Allocation) -> tuple[str, ...]:
     """One client's row of the table."""
+    moved_bytes = client.swapped_out_bytes + client.swapped_in_bytes
     return (
-        allocation.name or "?",
-        client.name or "?",
+        client_name(client, allocation),
         str(client.pid),
-        client.allocation,
         state_words(client),
         wait_words(client.wait, client.wait_us, client.wanted_bytes),
+        memory_words(client),
         format_bytes(allocation.memory_limit_bytes) if allocation.memory_limit_bytes else "",
-        format_bytes(client.footprint_bytes),
-        format_bytes(client.resident_bytes),
-        format_bytes(client.headroom_bytes),
+        format_bytes(moved_bytes) if moved_bytes else "",
         str(client.hand_overs),
         f"{client.busy_permille / 10:.0f} %",
-        f"{client.version} ({client.build})" if client.version else "",
     )
+
+
+def client_name(client: ClientStatus, allocation: Allocation) -> str:
+    """The allocation's name, and the program's where it says more."""
+    if allocation.name and client.name and client.name != allocation.name:
+        return f"{allocation.name} ({client.name})"
+    return allocation.name or client.name or "?"
+
+
+def needed_bytes(client: ClientStatus) -> int:
+    """Bytes on the card that a client takes when all of its memory is there; a library that moves none has them."""
+    return client.needed_bytes or max(client.footprint_bytes, client.resident_bytes)
+
+
+def memory_words(client: ClientStatus) -> str:
+    """How much of a client's memory is on the card, and whether it is on its way."""
+    needed = needed_bytes(client)
+    if not needed:
+        return ""
+    present = _of(client.resident_bytes, needed)
+    if client.needed_bytes and client.resident_bytes > client.target_bytes:
+        return f"moving out: {present}, to {format_bytes(client.target_bytes)}"
+    if client.resident_bytes >= needed:
+        return f"on the card: {format_bytes(needed)}"
+    if client.target_bytes > client.resident_bytes:
+        return f"moving in: {present}"
+    return f"away: {present} on the card"
+
+
+def _of(part_bytes: int, whole_bytes: int) -> str:
+    """`3.1 of 12.5 GiB`: the part in the unit of the whole, so that the two can be compared at a glance."""
+    number, unit = format_bytes(whole_bytes).split()
+    return f"{part_bytes * float(number) / whole_bytes:.1f} of {number} {unit}"
+
+
+def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text]:
+    """What is worth a line of its own: memory that cannot leave, memory that could not be moved, the host's part."""
+    who = client_name(client, allocation)
+    if client.pinned_bytes:
+        why = f": {client.pinned_reason}" if client.pinned_reason else ""
+        yield Text(f"  {who}: {format_bytes(client.pinned_bytes)} cannot leave the card{why}")
+    if client.pool_bytes:
+        room = f" of {format_bytes(client.host_room_bytes)} that it could have" if client.host_room_bytes else ""
+        yield Text(f"  {who}: {format_bytes(client.pool_bytes)} of host memory ready to move to{room}")
+    if client.swap_failures:
+        why = f": {client.swap_failure}" if client.swap_failure else ""
+        yield Text(
+            f"  {who}: memory could not be moved {client.swap_failures} times, the last time{why}", style="bold red"
+        )
+    if client.gang:
+        yield Text(f"  {who}: runs together with gang {client.gang}")
+
+
+def _library_lines(reply: StatusReply) -> Iterator[str]:
+    """Which builds of the library are in use; with names where there are several."""
+    names: dict[str, list[str]] = {}
+    allocations = {allocation.id: allocation for allocation in reply.allocations}
+    for gpu in reply.gpus:
+        for client in gpu.clients:
+            if client.version:
+                build = f"{client.version} ({client.build})"
+                name = client_name(client, allocations.get(client.allocation, Allocation()))
+                names.setdefault(build, []).append(name)
+    for build, users in names.items():
+        yield f"library {build}" + (f" of {', '.join(users)}" if len(names) > 1 else "")
 
 
 def state_words(client: ClientStatus) -> str:
@@ -117,12 +187,15 @@ def limit_words(memory_limit_bytes: int) -> str:
     return format_bytes(memory_limit_bytes) if memory_limit_bytes else "no memory limit"
 
 
-def mode_words(mode: Mode, quantum_us: int) -> str:
-    """A GPU's mode and, where turns are taken, its quantum."""
-    if mode not in Mode.values():
-        return f"mode {mode}"
-    word = Mode.Name(mode).removeprefix("MODE_").lower()
-    return f"{word}, quantum {quantum_us / 1e6:g} s" if mode in (Mode.MODE_SERIAL, Mode.MODE_AUTO) else word
+def sharing_words(sharing: GpuStatus | ModeReply) -> str:
+    """A GPU's mode, its quantum, and the longest wait where the quantum follows it."""
+    if sharing.mode not in Mode.values():
+        return f"mode {sharing.mode}"
+    word = Mode.Name(sharing.mode).removeprefix("MODE_").lower()
+    if sharing.mode == Mode.MODE_OFF:
+        return word
+    words = f"{word}, quantum {sharing.quantum_us / 1e6:.3g} s"
+    return f"{words} (auto, max wait {sharing.max_wait_us / 1e6:g} s)" if sharing.quantum_auto else words
 
 
 def holder_words(holder: MemoryHolder) -> str:
@@ -135,6 +208,7 @@ def _node_lines(reply: StatusReply) -> list[RenderableType]:
     lines = [
         f"node {reply.node}: scheduler {reply.version} ({reply.build})",
         f"relay {reply.relay_version} ({reply.relay_build}), heard {reply.relay_age_us / 1e6:.1f} s ago",
+        *_library_lines(reply),
     ]
     if reply.settling:
         lines.append("just restarted: not every living client has spoken yet")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nvshare.cli.arguments import USAGE, emulated_gpus, mode_name, quantum_seconds, size_bytes
+from nvshare.cli.arguments import USAGE, emulated_gpus, mode_name, parse_quantum, size_bytes
 from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
 from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
@@ -59,7 +59,7 @@ def bench(
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Calls of grant-latency.")] = 1000,
     gpu_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the GPU that is shared.")] = "16GiB",
     mode: Annotated[str | None, typer.Option(metavar="M", help="The node's mode. Default: the scenario's own.")] = None,
-    quantum: Annotated[float | None, typer.Option(metavar="S", help="Seconds of a turn in serial mode.")] = None,
+    quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
     ] = None,
@@ -91,7 +91,7 @@ def bench(
         samples=samples,
         gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory) or 16 * GIB,
         mode=mode_name(mode),
-        quantum_seconds=quantum_seconds(quantum),
+        quantum=parse_quantum(quantum),
         command=str(context.obj),
     )
     results = [_run_and_show(name, options) for name in scenarios]

@@ -46,7 +46,7 @@ def demo_status(answer: Answer, checksum_ok: bool, shared_seconds: float, observ
 
 async def run_demo(options: BenchOptions, steps: Steps) -> Findings:
     """Each program alone without nvshare, for its checksum; then all three at once in serial mode."""
-    options = replace(options, quantum_seconds=options.quantum_seconds or QUANTUM_SECONDS)
+    options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
     jobs = [
         Job(Workload(name, MEMORY_BYTES, KERNEL_NS, SIDE, seed), Bounds(iterations=iterations))
         for seed, (name, iterations) in enumerate(ITERATIONS.items(), start=1)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from nvshare.cli.node_options import Quantum
+
 GIB = 2**30
 
 
@@ -20,5 +22,5 @@ class BenchOptions:
     samples: int = 1000
     gpu_memory_bytes: int = 16 * GIB
     mode: str | None = None
-    quantum_seconds: float | None = None
+    quantum: Quantum | None = None
     command: str = ""

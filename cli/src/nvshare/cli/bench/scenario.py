@@ -52,7 +52,7 @@ def node_options(options: BenchOptions, *, mode: str, gpus: int = 1) -> NodeOpti
         emulated_gpus=gpus if options.emulated else 0,
         gpu_memory_bytes=options.gpu_memory_bytes,
         mode=options.mode or mode,
-        quantum_seconds=options.quantum_seconds,
+        quantum=options.quantum,
     )
 
 
