@@ -70,7 +70,7 @@ def gpu_lines(gpu: GpuStatus) -> list[str]:
 
 
 def _gpu_table(gpu: GpuStatus, allocations: Mapping[str, Allocation]) -> Table:
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in ("name", "pid", "state", "waits for", "memory"):
         table.add_column(heading)
     for heading in ("limit", "moved", "hand-overs", "busy"):
