@@ -195,16 +195,20 @@ int emu_card_join(struct emu_cards *cards, int index) {
     return slot;
 }
 
-bool emu_card_reserve(struct emu_card *card, int slot, uint64_t bytes) {
+void emu_card_charge(struct emu_card *card, int slot, uint64_t bytes) {
     struct emu_client *client = &card->clients[slot];
-    if (bytes > card->total_bytes - card->used_bytes) {
-        return false;
-    }
     card->used_bytes += bytes;
     client->used_bytes += bytes;
     if (client->used_bytes > client->peak_bytes) {
         client->peak_bytes = client->used_bytes;
     }
+}
+
+bool emu_card_reserve(struct emu_card *card, int slot, uint64_t bytes) {
+    if (bytes > card->total_bytes - card->used_bytes) {
+        return false;
+    }
+    emu_card_charge(card, slot, bytes);
     return true;
 }
 
@@ -224,6 +228,7 @@ static bool is_locked(int descriptor, off_t byte) {
 
 static void bury(struct emu_card *card, int slot, uint64_t now_ns) {
     struct emu_client *client = &card->clients[slot];
+    emu_shared_forget(card, slot);
     card->departed[card->departed_count % EMU_HISTORY] = (struct emu_departed){
         .pid = client->pid,
         .number = client->number,

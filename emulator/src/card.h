@@ -18,6 +18,7 @@
 
 #include "engine.h"
 #include "settings.h"
+#include "shared.h"
 
 #define EMU_HISTORY 256
 #define EMU_CONTEXT_BYTES (128ULL << 20) /* what a process's first context on a card takes */
@@ -60,6 +61,8 @@ struct emu_card {
     struct emu_engine engines[EMU_ENGINES];
     uint64_t departed_count;
     struct emu_departed departed[EMU_HISTORY];
+    uint32_t shared_end; /* entries from here on were never used */
+    struct emu_shared shared[EMU_SHARED_ENTRIES];
 };
 
 struct emu_cards {
@@ -86,6 +89,8 @@ int emu_card_join(struct emu_cards *cards, int index);
 /* Bytes more or fewer for a client, under the card's lock; more fails when the card has no room. */
 bool emu_card_reserve(struct emu_card *card, int slot, uint64_t bytes);
 void emu_card_release(struct emu_card *card, int slot, uint64_t bytes);
+/* Bytes more for a client that another one gave up under the same lock: there is room. */
+void emu_card_charge(struct emu_card *card, int slot, uint64_t bytes);
 
 /* Under the card's lock: drop the work of dead clients, and the memory of those that nobody holds any more. Looks at
  * the locks only if that was not done in the last `interval_ns`. */

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "copy.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -35,18 +36,18 @@ static void write_zeros(char *destination, uint64_t bytes) {
 }
 
 struct backing {
-    struct emu_arena *arena; /* NULL: plain memory */
+    int descriptor; /* EMU_NO_BACKING: plain memory */
     uint64_t offset;
     uint64_t bytes; /* from the address on, within the same range */
 };
 
 /* Under emu.lock. */
 static struct backing backing_of(uint64_t address, uint64_t bytes) {
-    struct backing found = {.bytes = bytes};
+    struct backing found = {.descriptor = EMU_NO_BACKING, .bytes = bytes};
     const struct emu_range *range = emu_range_find(address);
     if (range != NULL) {
         uint64_t within = address - range->start;
-        found.arena = range->arena;
+        found.descriptor = range->backing;
         found.offset = range->offset + within;
         found.bytes = range->bytes - within < bytes ? range->bytes - within : bytes;
     }
@@ -58,9 +59,10 @@ static void put_zeros(uint64_t destination, uint64_t bytes) {
         pthread_mutex_lock(&emu.lock);
         struct backing target = backing_of(destination, bytes);
         pthread_mutex_unlock(&emu.lock);
-        if (target.arena != NULL) {
-            emu_arena_clear(target.arena, target.offset, target.bytes);
-        } else {
+        /* Whole pages are dropped, the rest is overwritten by the kernel. */
+        if (target.descriptor == EMU_NO_BACKING ||
+            fallocate(target.descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)target.offset,
+                      (off_t)target.bytes) != 0) {
             write_zeros((char *)(uintptr_t)destination, target.bytes);
         }
         destination += target.bytes;
@@ -73,7 +75,7 @@ static void copy_piece(uint64_t destination, uint64_t source, const struct backi
     uint64_t done = 0;
     while (done < bytes) {
         off_t position = (off_t)(from->offset + done);
-        off_t data = lseek(from->arena->descriptor, position, SEEK_DATA);
+        off_t data = lseek(from->descriptor, position, SEEK_DATA);
         uint64_t hole = data < 0 ? bytes - done : (uint64_t)(data - position);
         hole = hole < bytes - done ? hole : bytes - done;
         if (hole > 0) {
@@ -81,7 +83,7 @@ static void copy_piece(uint64_t destination, uint64_t source, const struct backi
             done += hole;
             continue;
         }
-        off_t end = lseek(from->arena->descriptor, position, SEEK_HOLE);
+        off_t end = lseek(from->descriptor, position, SEEK_HOLE);
         uint64_t part = end < 0 ? bytes - done : (uint64_t)(end - position);
         part = part < bytes - done ? part : bytes - done;
         memmove((void *)(uintptr_t)(destination + done), (const void *)(uintptr_t)(source + done), part);
@@ -94,7 +96,7 @@ static void move_bytes(uint64_t destination, uint64_t source, uint64_t bytes) {
         pthread_mutex_lock(&emu.lock);
         struct backing from = backing_of(source, bytes);
         pthread_mutex_unlock(&emu.lock);
-        if (from.arena == NULL || from.bytes < PAGE_BYTES) {
+        if (from.descriptor == EMU_NO_BACKING || from.bytes < PAGE_BYTES) {
             memmove((void *)(uintptr_t)destination, (const void *)(uintptr_t)source, from.bytes);
         } else {
             copy_piece(destination, source, &from, from.bytes);
@@ -112,20 +114,22 @@ static uint64_t span_bytes(uint64_t width_bytes, uint64_t height, uint64_t pitch
     return height == 0 || width_bytes == 0 ? 0 : (height - 1) * pitch + width_bytes;
 }
 
-static bool covers_locked(uint64_t address, uint64_t bytes) {
+static bool covers_locked(CUcontext context, uint64_t address, uint64_t bytes, unsigned how) {
     pthread_mutex_lock(&emu.lock);
-    bool covers = emu_range_covers(address, bytes);
+    bool covers = emu_range_covers(address, bytes, context, how);
     pthread_mutex_unlock(&emu.lock);
     return covers;
 }
 
-static CUresult apply_copy(struct emu_device *device, const struct emu_work *work) {
+static CUresult apply_copy(CUcontext context, const struct emu_work *work) {
     const struct emu_copy *copy = &work->copy;
-    (void)device;
     if ((copy->destination_is_device &&
-         !covers_locked(copy->destination, span_bytes(copy->width_bytes, copy->height, copy->destination_pitch))) ||
+         !covers_locked(context, copy->destination,
+                        span_bytes(copy->width_bytes, copy->height, copy->destination_pitch),
+                        EMU_TOUCH_COPY | EMU_TOUCH_WRITE)) ||
         (copy->source_is_device &&
-         !covers_locked(copy->source, span_bytes(copy->width_bytes, copy->height, copy->source_pitch)))) {
+         !covers_locked(context, copy->source, span_bytes(copy->width_bytes, copy->height, copy->source_pitch),
+                        EMU_TOUCH_COPY))) {
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     uint64_t source = copy->staged != NULL ? (uint64_t)(uintptr_t)copy->staged : copy->source;
@@ -156,11 +160,11 @@ static void fill_row(char *row, uint64_t width, uint32_t value, uint32_t element
     }
 }
 
-static CUresult apply_fill(struct emu_device *device, const struct emu_work *work) {
+static CUresult apply_fill(CUcontext context, const struct emu_work *work) {
     const struct emu_fill *fill = &work->fill;
-    (void)device;
     uint64_t width_bytes = fill->width * fill->element_bytes;
-    if (!covers_locked(fill->destination, span_bytes(width_bytes, fill->height, fill->pitch))) {
+    if (!covers_locked(context, fill->destination, span_bytes(width_bytes, fill->height, fill->pitch),
+                       EMU_TOUCH_COPY | EMU_TOUCH_WRITE)) {
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     for (uint64_t row = 0; row < fill->height; row++) {
@@ -177,9 +181,12 @@ static CUresult apply_fill(struct emu_device *device, const struct emu_work *wor
 /* ---- Describing
  * ------------------------------------------------------------------------------------------------------------ */
 
-/* Host addresses that are not known to the driver are pageable; what lies in a card's window and is no allocation is an
- * error. */
+/* Host addresses that are not known to the driver are pageable; what lies in a card's window or in reserved addresses,
+ * and is no memory, is an error. */
 static bool in_window(uint64_t address) {
+    if (emu_is_reserved(address)) {
+        return true;
+    }
     for (int index = 0; index < emu.device_count; index++) {
         const struct emu_device *device = &emu.devices[index];
         if (device->arena_ready && address - (uint64_t)(uintptr_t)device->arena.base < device->arena.bytes) {
@@ -195,10 +202,11 @@ CUresult emu_copy_work(CUcontext context, const struct emu_copy *copy, struct em
     uint64_t source_span = span_bytes(copy->width_bytes, copy->height, copy->source_pitch);
     bool to_device = emu_is_device_address(copy->destination);
     bool from_device = emu_is_device_address(copy->source);
-    if ((to_device && !emu_range_covers(copy->destination, destination_span)) ||
-        (from_device && !emu_range_covers(copy->source, source_span)) || (!to_device && in_window(copy->destination)) ||
-        (!from_device && in_window(copy->source)) || (!to_device && copy->destination == 0) ||
-        (!from_device && copy->source == 0)) {
+    if ((to_device &&
+         !emu_range_covers(copy->destination, destination_span, context, EMU_TOUCH_COPY | EMU_TOUCH_WRITE)) ||
+        (from_device && !emu_range_covers(copy->source, source_span, context, EMU_TOUCH_COPY)) ||
+        (!to_device && in_window(copy->destination)) || (!from_device && in_window(copy->source)) ||
+        (!to_device && copy->destination == 0) || (!from_device && copy->source == 0)) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     *work = (struct emu_work){.type = CU_GRAPH_NODE_TYPE_MEMCPY, .apply = apply_copy, .copy = *copy};
@@ -217,15 +225,14 @@ CUresult emu_copy_work(CUcontext context, const struct emu_copy *copy, struct em
         emu_is_host_pinned(to_device ? copy->source : copy->destination, to_device ? source_span : destination_span);
     work->engine = to_device ? EMU_COPY_IN : EMU_COPY_OUT;
     work->duration_ns = emu_duration_ns(bytes, pinned ? link : link / UNPINNED_FACTOR);
-    (void)context;
     return CUDA_SUCCESS;
 }
 
 CUresult emu_fill_work(CUcontext context, const struct emu_fill *fill, struct emu_work *work) {
     uint64_t width_bytes = fill->width * fill->element_bytes;
-    (void)context;
     if (fill->destination % fill->element_bytes != 0 ||
-        !emu_range_covers(fill->destination, span_bytes(width_bytes, fill->height, fill->pitch))) {
+        !emu_range_covers(fill->destination, span_bytes(width_bytes, fill->height, fill->pitch), context,
+                          EMU_TOUCH_COPY | EMU_TOUCH_WRITE)) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     *work =

@@ -21,6 +21,8 @@
 #define EMU_EXPORT __attribute__((visibility("default")))
 #define EMU_DRIVER_VERSION 13000
 #define EMU_NO_ENGINE (-1)
+#define EMU_HOST_BIT 31
+#define EMU_NO_BACKING (-1)
 #define EMU_PARAMETER_BYTES 64
 
 struct emu_device;
@@ -56,7 +58,7 @@ struct emu_work {
     enum emu_engine_kind engine;
     CUgraphNodeType type; /* kernel, memcpy or memset */
     uint64_t duration_ns;
-    CUresult (*apply)(struct emu_device *device, const struct emu_work *work);
+    CUresult (*apply)(CUcontext context, const struct emu_work *work);
     union {
         struct emu_copy copy;
         struct emu_fill fill;
@@ -254,11 +256,13 @@ struct emu_range {
     uint64_t start;
     uint64_t bytes;
     enum emu_range_kind kind;
-    bool accessible; /* EMU_RANGE_MAPPED: access was set */
+    /* EMU_RANGE_MAPPED: bit d: device d may read or write; bit EMU_HOST_BIT: the host. */
+    uint32_t readable, writable;
     struct emu_device *device;
     CUcontext context;
-    struct emu_arena *arena; /* NULL for registered memory */
-    uint64_t offset;         /* in the arena */
+    struct emu_arena *arena; /* that the bytes go back to; NULL for registered and mapped memory */
+    int backing;             /* the memfd that holds the bytes; EMU_NO_BACKING for registered memory */
+    uint64_t offset;         /* there */
     uint64_t id;
     unsigned flags;
     struct CUmemPoolHandle_st *pool;
@@ -267,13 +271,21 @@ struct emu_range {
 
 /* The range that holds the address, or NULL. Valid until ranges change. */
 struct emu_range *emu_range_find(uint64_t address);
+/* The first range that starts at the address or later, or NULL. */
+struct emu_range *emu_range_from(uint64_t address);
 struct emu_range *emu_range_add(const struct emu_range *range);
 void emu_range_remove(uint64_t start);
-/* Whether a kernel or copy on this device may touch [address, address + bytes). */
-bool emu_range_covers(uint64_t address, uint64_t bytes);
+/* How memory is touched. A kernel reaches what its context's device has access to; a copy also what lies on another
+ * device, through that device. */
+enum emu_touch { EMU_TOUCH_READ = 0, EMU_TOUCH_WRITE = 1, EMU_TOUCH_COPY = 2 };
+
+/* Whether work of this context may touch [address, address + bytes); `how` is made of enum emu_touch. */
+bool emu_range_covers(uint64_t address, uint64_t bytes, CUcontext context, unsigned how);
 /* Whether any known memory lies in [start, start + bytes). */
 bool emu_range_overlaps(uint64_t start, uint64_t bytes);
 bool emu_is_device_address(uint64_t address);
+/* Whether the address lies in what cuMemAddressReserve gave. */
+bool emu_is_reserved(uint64_t address);
 bool emu_is_host_pinned(uint64_t address, uint64_t bytes);
 
 /* Take bytes of a device's memory, or give them back, both charged to the card. */
@@ -285,6 +297,8 @@ CUresult emu_device_open(struct emu_device *device);
 CUresult emu_memory_allocate(CUcontext context, uint64_t bytes, CUmemoryPool pool, CUdeviceptr *pointer);
 void emu_memory_free_range(const struct emu_range *range);
 void emu_pool_returned(CUmemoryPool pool, uint64_t bytes);
+/* Whether the pool's memory was opened to this other device. */
+bool emu_pool_admits(CUmemoryPool pool, const struct emu_device *device);
 CUresult emu_prefetch(CUdeviceptr pointer, size_t bytes, const CUmemLocation *location, CUstream handle);
 /* Free everything that belongs to a context that ends. */
 void emu_memory_end_context(CUcontext context);

@@ -29,10 +29,10 @@ static CUresult allocate_host(CUcontext context, uint64_t bytes, enum emu_range_
     struct emu_range range = {.start = (uint64_t)(uintptr_t)arena->base + offset,
                               .bytes = bytes,
                               .kind = kind,
-                              .accessible = true,
                               .device = context->device,
                               .context = context,
                               .arena = arena,
+                              .backing = arena->descriptor,
                               .offset = offset,
                               .flags = flags};
     if (emu_range_add(&range) == NULL) {
@@ -105,7 +105,7 @@ EMU_EXPORT CUresult CUDAAPI cuMemHostRegister(void *pointer, size_t bytes, unsig
     struct emu_range range = {.start = start,
                               .bytes = bytes,
                               .kind = EMU_RANGE_REGISTERED,
-                              .accessible = true,
+                              .backing = EMU_NO_BACKING,
                               .device = context->device,
                               .context = context,
                               .flags = flags};
@@ -192,8 +192,8 @@ CUresult emu_prefetch(CUdeviceptr pointer, size_t bytes, const CUmemLocation *lo
     }
     const struct emu_range *range = emu_range_find(pointer);
     result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS &&
-        (range == NULL || range->kind != EMU_RANGE_MANAGED || bytes == 0 || !emu_range_covers(pointer, bytes))) {
+    if (result == CUDA_SUCCESS && (range == NULL || range->kind != EMU_RANGE_MANAGED || bytes == 0 ||
+                                   !emu_range_covers(pointer, bytes, context, EMU_TOUCH_WRITE))) {
         result = CUDA_ERROR_INVALID_VALUE;
     }
     if (result != CUDA_SUCCESS) {
@@ -210,11 +210,13 @@ EMU_EXPORT CUresult CUDAAPI cuMemAdvise_v2(CUdeviceptr pointer, size_t bytes, CU
                                            CUmemLocation location) {
     (void)advice;
     (void)location;
-    CUresult result = emu_enter();
+    CUcontext context = NULL;
+    CUresult result = emu_enter_context(&context);
     if (result != CUDA_SUCCESS) {
         return result;
     }
     const struct emu_range *range = emu_range_find(pointer);
-    bool managed = range != NULL && range->kind == EMU_RANGE_MANAGED && emu_range_covers(pointer, bytes);
+    bool managed =
+        range != NULL && range->kind == EMU_RANGE_MANAGED && emu_range_covers(pointer, bytes, context, EMU_TOUCH_WRITE);
     return emu_leave(managed ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
 }

@@ -52,12 +52,12 @@ static uint64_t checksum_duration(const unsigned char *parameters) {
 }
 
 /* Whether n elements of element_bytes at the address may be touched. */
-static bool may_touch(uint64_t address, uint64_t n, uint64_t element_bytes) {
+static bool may_touch(CUcontext context, uint64_t address, uint64_t n, uint64_t element_bytes, enum emu_touch how) {
     if (n > UINT64_MAX / element_bytes || address % element_bytes != 0) {
         return false;
     }
     pthread_mutex_lock(&emu.lock);
-    bool covers = emu_range_covers(address, n * element_bytes);
+    bool covers = emu_range_covers(address, n * element_bytes, context, how);
     pthread_mutex_unlock(&emu.lock);
     return covers;
 }
@@ -66,11 +66,10 @@ static uint64_t step_of(uint64_t stride) {
     return stride == 0 ? 1 : stride;
 }
 
-static CUresult apply_fill(struct emu_device *device, const struct emu_work *work) {
+static CUresult apply_fill(CUcontext context, const struct emu_work *work) {
     struct fill fill;
-    (void)device;
     memcpy(&fill, work->launch.parameters, sizeof fill);
-    if (!may_touch(fill.out, fill.n, 4)) {
+    if (!may_touch(context, fill.out, fill.n, 4, EMU_TOUCH_WRITE)) {
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     uint32_t *out = (uint32_t *)(uintptr_t)fill.out;
@@ -80,11 +79,11 @@ static CUresult apply_fill(struct emu_device *device, const struct emu_work *wor
     return CUDA_SUCCESS;
 }
 
-static CUresult apply_add(struct emu_device *device, const struct emu_work *work) {
+static CUresult apply_add(CUcontext context, const struct emu_work *work) {
     struct add add;
-    (void)device;
     memcpy(&add, work->launch.parameters, sizeof add);
-    if (!may_touch(add.z, add.n, 4) || !may_touch(add.x, add.n, 4) || !may_touch(add.y, add.n, 4)) {
+    if (!may_touch(context, add.z, add.n, 4, EMU_TOUCH_WRITE) || !may_touch(context, add.x, add.n, 4, EMU_TOUCH_READ) ||
+        !may_touch(context, add.y, add.n, 4, EMU_TOUCH_READ)) {
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     float *z = (float *)(uintptr_t)add.z;
@@ -96,12 +95,12 @@ static CUresult apply_add(struct emu_device *device, const struct emu_work *work
     return CUDA_SUCCESS;
 }
 
-static CUresult apply_checksum(struct emu_device *device, const struct emu_work *work) {
+static CUresult apply_checksum(CUcontext context, const struct emu_work *work) {
     struct checksum checksum;
     uint64_t sum = 0;
-    (void)device;
     memcpy(&checksum, work->launch.parameters, sizeof checksum);
-    if (!may_touch(checksum.out, 1, 8) || !may_touch(checksum.in, checksum.n, 4)) {
+    if (!may_touch(context, checksum.out, 1, 8, EMU_TOUCH_WRITE) ||
+        !may_touch(context, checksum.in, checksum.n, 4, EMU_TOUCH_READ)) {
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     const uint32_t *in = (const uint32_t *)(uintptr_t)checksum.in;

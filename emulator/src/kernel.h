@@ -22,7 +22,7 @@ struct emu_kernel {
     uint8_t offset[EMU_KERNEL_PARAMETERS];
     uint8_t bytes[EMU_KERNEL_PARAMETERS];
     uint64_t (*duration_ns)(const unsigned char *parameters);
-    CUresult (*apply)(struct emu_device *device, const struct emu_work *work);
+    CUresult (*apply)(CUcontext context, const struct emu_work *work);
 };
 
 extern const struct emu_kernel emu_kernels[];

@@ -64,10 +64,10 @@ CUresult emu_memory_allocate(CUcontext context, uint64_t bytes, CUmemoryPool poo
     struct emu_range range = {.start = (uint64_t)(uintptr_t)device->arena.base + offset,
                               .bytes = bytes,
                               .kind = EMU_RANGE_DEVICE,
-                              .accessible = true,
                               .device = device,
                               .context = context,
                               .arena = &device->arena,
+                              .backing = device->arena.descriptor,
                               .offset = offset,
                               .pool = pool};
     if (emu_range_add(&range) == NULL) {

@@ -57,8 +57,10 @@ static CUresult attribute_of(const struct emu_range *range, CUdeviceptr pointer,
         *(unsigned long long *)data = 0;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
-        *(unsigned long long *)data =
-            range->accessible ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_NONE;
+        *(unsigned long long *)data = range->kind != EMU_RANGE_MAPPED || range->writable != 0
+                                          ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE
+                                      : range->readable != 0 ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READ
+                                                             : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_NONE;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
         *(CUmemoryPool *)data = range->pool;

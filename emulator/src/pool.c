@@ -17,7 +17,8 @@ struct CUmemPoolHandle_st {
     uint64_t release_threshold;
     uint64_t used_bytes;
     uint64_t used_high;
-    int reuse[3]; /* attributes that are remembered and have no effect */
+    uint32_t admitted; /* bit d: device d may reach its memory too */
+    int reuse[3];      /* attributes that are remembered and have no effect */
 };
 
 static struct CUmemPoolHandle_st default_pools[EMU_MAX_CARDS];
@@ -225,7 +226,21 @@ EMU_EXPORT CUresult CUDAAPI cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAcc
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    return emu_leave(descriptions == NULL || count == 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS);
+    if (descriptions == NULL || count == 0) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    for (size_t index = 0; index < count; index++) {
+        const CUmemLocation *location = &descriptions[index].location;
+        if (location->type != CU_MEM_LOCATION_TYPE_DEVICE || location->id < 0 || location->id >= emu.device_count) {
+            return emu_leave(CUDA_ERROR_INVALID_DEVICE);
+        }
+    }
+    for (size_t index = 0; index < count; index++) {
+        uint32_t bit = 1U << descriptions[index].location.id;
+        bool admits = descriptions[index].flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+        pool->admitted = admits ? pool->admitted | bit : pool->admitted & ~bit;
+    }
+    return emu_leave(CUDA_SUCCESS);
 }
 
 EMU_EXPORT CUresult CUDAAPI cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemoryPool pool, CUmemLocation *location) {
@@ -233,11 +248,18 @@ EMU_EXPORT CUresult CUDAAPI cuMemPoolGetAccess(CUmemAccess_flags *flags, CUmemor
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    if (flags == NULL || location == NULL) {
+    if (flags == NULL || location == NULL || location->type != CU_MEM_LOCATION_TYPE_DEVICE || location->id < 0 ||
+        location->id >= emu.device_count) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    const struct emu_device *device = &emu.devices[location->id];
+    *flags = device == pool->device || emu_pool_admits(pool, device) ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                                                                     : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return emu_leave(CUDA_SUCCESS);
+}
+
+bool emu_pool_admits(CUmemoryPool pool, const struct emu_device *device) {
+    return ((pool->admitted >> (device - emu.devices)) & 1) != 0;
 }
 
 CUresult emu_pool_allocate(CUdeviceptr *pointer, size_t bytes, CUmemoryPool pool, CUstream handle) {

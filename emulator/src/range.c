@@ -35,6 +35,11 @@ struct emu_range *emu_range_find(uint64_t address) {
     return address - range->start < range->bytes ? range : NULL;
 }
 
+struct emu_range *emu_range_from(uint64_t address) {
+    size_t index = address == 0 ? 0 : upper_bound(address - 1);
+    return index < memory.count ? &memory.ranges[index] : NULL;
+}
+
 struct emu_range *emu_range_add(const struct emu_range *range) {
     if (memory.count == memory.room) {
         size_t room = memory.room == 0 ? 64 : 2 * memory.room;
@@ -62,10 +67,26 @@ void emu_range_remove(uint64_t start) {
     memory.count--;
 }
 
-bool emu_range_covers(uint64_t address, uint64_t bytes) {
+static uint32_t device_bit(const struct emu_device *device) {
+    return 1U << (device - emu.devices);
+}
+
+static bool may_touch(const struct emu_range *range, CUcontext context, unsigned how) {
+    if (range->kind == EMU_RANGE_MAPPED) {
+        uint32_t through = device_bit(context->device) | ((how & EMU_TOUCH_COPY) != 0 ? device_bit(range->device) : 0);
+        return (((how & EMU_TOUCH_WRITE) != 0 ? range->writable : range->readable) & through) != 0;
+    }
+    if (range->kind != EMU_RANGE_DEVICE || range->device == context->device || (how & EMU_TOUCH_COPY) != 0) {
+        return true;
+    }
+    return range->pool != NULL ? emu_pool_admits(range->pool, context->device)
+                               : (context->peers & device_bit(range->device)) != 0;
+}
+
+bool emu_range_covers(uint64_t address, uint64_t bytes, CUcontext context, unsigned how) {
     while (bytes > 0) {
         const struct emu_range *range = emu_range_find(address);
-        if (range == NULL || !range->accessible) {
+        if (range == NULL || !may_touch(range, context, how)) {
             return false;
         }
         uint64_t part = range->start + range->bytes - address;

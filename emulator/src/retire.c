@@ -44,7 +44,7 @@ static void apply_work(struct CUstream_st *stream, struct emu_op *op) {
     stream->retiring = true;
     emu.applying++;
     pthread_mutex_unlock(&emu.lock);
-    CUresult result = op->work.apply == NULL ? CUDA_SUCCESS : op->work.apply(context->device, &op->work);
+    CUresult result = op->work.apply == NULL ? CUDA_SUCCESS : op->work.apply(context, &op->work);
     pthread_mutex_lock(&emu.lock);
     stream->retiring = false;
     if (--emu.applying == 0) {

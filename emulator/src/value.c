@@ -37,7 +37,7 @@ static bool is_met(const struct value_op *op) {
 
 /* Memory that went away under a pending operation is an error, as on a card. */
 static bool still_there(const struct value_op *op) {
-    if (emu_range_covers(op->address, op->bytes)) {
+    if (emu_range_covers(op->address, op->bytes, op->context, EMU_TOUCH_WRITE)) {
         return true;
     }
     if (op->context->error == CUDA_SUCCESS) {
@@ -76,8 +76,8 @@ static CUresult append(CUstream handle, const struct value_op *described, bool (
         return result;
     }
     result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS &&
-        (described->address % described->bytes != 0 || !emu_range_covers(described->address, described->bytes))) {
+    if (result == CUDA_SUCCESS && (described->address % described->bytes != 0 ||
+                                   !emu_range_covers(described->address, described->bytes, context, EMU_TOUCH_WRITE))) {
         result = CUDA_ERROR_INVALID_VALUE;
     }
     if (result == CUDA_SUCCESS) {

@@ -1,6 +1,7 @@
 /* Virtual memory management: reserved addresses, mappings and access. */
 #define _GNU_SOURCE
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "physical.h"
@@ -8,10 +9,66 @@
 struct reservation {
     uint64_t start;
     uint64_t bytes;
-    struct reservation *next;
 };
 
-static struct reservation *reservations;
+static struct {
+    struct reservation *reservations; /* sorted by start */
+    size_t count;
+    size_t room;
+} reserved;
+
+/* The first reservation that starts after the address. */
+static size_t upper_bound(uint64_t address) {
+    size_t low = 0;
+    size_t high = reserved.count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (reserved.reservations[middle].start <= address) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+static struct reservation *find_reservation(uint64_t address) {
+    size_t index = upper_bound(address);
+    struct reservation *found = index == 0 ? NULL : &reserved.reservations[index - 1];
+    return found != NULL && address - found->start < found->bytes ? found : NULL;
+}
+
+bool emu_is_reserved(uint64_t address) {
+    return find_reservation(address) != NULL;
+}
+
+static bool make_room(void) {
+    if (reserved.count < reserved.room) {
+        return true;
+    }
+    size_t room = reserved.room == 0 ? 16 : 2 * reserved.room;
+    struct reservation *grown = realloc(reserved.reservations, room * sizeof *grown);
+    if (grown == NULL) {
+        return false;
+    }
+    reserved.reservations = grown;
+    reserved.room = room;
+    return true;
+}
+
+static void add_reservation(uint64_t start, uint64_t bytes) {
+    size_t index = upper_bound(start);
+    struct reservation *place = &reserved.reservations[index];
+    memmove(place + 1, place, (reserved.count - index) * sizeof *place);
+    *place = (struct reservation){.start = start, .bytes = bytes};
+    reserved.count++;
+}
+
+static void remove_reservation(struct reservation *place) {
+    size_t after = reserved.count - (size_t)(place - reserved.reservations) - 1;
+    memmove(place, place + 1, after * sizeof *place);
+    reserved.count--;
+}
 
 /* ---- Addresses
  * ------------------------------------------------------------------------------------------------------------ */
@@ -38,12 +95,10 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressReserve(CUdeviceptr *pointer, size_t byt
         bytes > (1ULL << 46)) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    struct reservation *reservation = calloc(1, sizeof *reservation);
     bool as_wanted = wanted != 0 && wanted % alignment == 0;
     uint64_t room = bytes + (as_wanted ? 0 : alignment);
-    void *pages = reservation == NULL ? MAP_FAILED : reserve_pages(as_wanted ? wanted : 0, room);
+    void *pages = make_room() ? reserve_pages(as_wanted ? wanted : 0, room) : MAP_FAILED;
     if (pages == MAP_FAILED) {
-        free(reservation);
         return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
     }
     uint64_t start = ((uint64_t)(uintptr_t)pages + alignment - 1) & ~(uint64_t)(alignment - 1);
@@ -52,7 +107,6 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressReserve(CUdeviceptr *pointer, size_t byt
         room = bytes + alignment;
         pages = reserve_pages(0, room);
         if (pages == MAP_FAILED) {
-            free(reservation);
             return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
         }
         start = ((uint64_t)(uintptr_t)pages + alignment - 1) & ~(uint64_t)(alignment - 1);
@@ -65,19 +119,9 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressReserve(CUdeviceptr *pointer, size_t byt
     if (after > 0) {
         munmap((void *)(uintptr_t)(start + bytes), after);
     }
-    *reservation = (struct reservation){.start = start, .bytes = bytes, .next = reservations};
-    reservations = reservation;
+    add_reservation(start, bytes);
     *pointer = start;
     return emu_leave(CUDA_SUCCESS);
-}
-
-static bool has_mapping(uint64_t start, uint64_t bytes) {
-    for (uint64_t address = start; address < start + bytes; address += EMU_GRANULE_BYTES) {
-        if (emu_range_find(address) != NULL) {
-            return true;
-        }
-    }
-    return false;
 }
 
 EMU_EXPORT CUresult CUDAAPI cuMemAddressFree(CUdeviceptr start, size_t bytes) {
@@ -85,31 +129,42 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressFree(CUdeviceptr start, size_t bytes) {
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    for (struct reservation **link = &reservations; *link != NULL; link = &(*link)->next) {
-        struct reservation *reservation = *link;
-        if (reservation->start == start && reservation->bytes == bytes && !has_mapping(start, bytes)) {
-            *link = reservation->next;
-            free(reservation);
-            munmap((void *)(uintptr_t)start, bytes);
-            return emu_leave(CUDA_SUCCESS);
-        }
+    struct reservation *reservation = find_reservation(start);
+    if (reservation == NULL || reservation->start != start || reservation->bytes != bytes ||
+        emu_range_overlaps(start, bytes)) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    remove_reservation(reservation);
+    munmap((void *)(uintptr_t)start, bytes);
+    return emu_leave(CUDA_SUCCESS);
 }
 
 static bool is_reserved(uint64_t start, uint64_t bytes) {
-    for (const struct reservation *reservation = reservations; reservation != NULL; reservation = reservation->next) {
-        if (start >= reservation->start && bytes <= reservation->bytes &&
-            start - reservation->start <= reservation->bytes - bytes) {
-            return true;
-        }
-    }
-    return false;
+    const struct reservation *reservation = find_reservation(start);
+    return reservation != NULL && bytes <= reservation->bytes - (start - reservation->start);
 }
 
 /* ---- Mapping
  * -------------------------------------------------------------------------------------------------------------------
  */
+
+/* The host's own page protection of a range: kernels run on the host here. */
+static int protection_of(const struct emu_range *range) {
+    if (range->writable != 0) {
+        return PROT_READ | PROT_WRITE;
+    }
+    return range->readable != 0 ? PROT_READ : PROT_NONE;
+}
+
+bool emu_range_map(const struct emu_range *range) {
+    return mmap((void *)(uintptr_t)range->start, range->bytes, protection_of(range),
+                MAP_SHARED | MAP_FIXED | MAP_NORESERVE, range->backing, (off_t)range->offset) != MAP_FAILED;
+}
+
+static bool unmap_pages(uint64_t start, uint64_t bytes) {
+    return mmap((void *)(uintptr_t)start, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
+                0) != MAP_FAILED;
+}
 
 EMU_EXPORT CUresult CUDAAPI cuMemMap(CUdeviceptr start, size_t bytes, size_t offset,
                                      CUmemGenericAllocationHandle handle, unsigned long long flags) {
@@ -118,23 +173,22 @@ EMU_EXPORT CUresult CUDAAPI cuMemMap(CUdeviceptr start, size_t bytes, size_t off
         return result;
     }
     struct emu_physical *physical = emu_physical_of(handle);
+    /* The driver documents that the offset must be zero; the first part of a handle can be mapped alone. */
     if (physical == NULL || bytes == 0 || !emu_is_granular(start) || !emu_is_granular(bytes) || offset != 0 ||
-        flags != 0 || bytes > physical->bytes || !is_reserved(start, bytes) || has_mapping(start, bytes)) {
+        flags != 0 || bytes > physical->bytes || !is_reserved(start, bytes) || emu_range_overlaps(start, bytes)) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    bool own = physical->descriptor >= 0;
-    int descriptor = own ? physical->descriptor : physical->device->arena.descriptor;
-    uint64_t backing = own ? 0 : physical->offset;
-    void *mapped = mmap((void *)(uintptr_t)start, bytes, PROT_NONE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, descriptor,
-                        (off_t)backing);
     struct emu_range range = {.start = start,
                               .bytes = bytes,
                               .kind = EMU_RANGE_MAPPED,
                               .device = physical->device != NULL ? physical->device : &emu.devices[0],
-                              .arena = own ? NULL : &physical->device->arena,
-                              .offset = physical->offset,
                               .physical = physical};
-    if (mapped == MAP_FAILED || emu_range_add(&range) == NULL) {
+    range.backing = emu_physical_backing(physical, &range.offset);
+    if (!emu_range_map(&range)) {
+        return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    if (emu_range_add(&range) == NULL) {
+        unmap_pages(start, bytes);
         return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
     }
     physical->mappings++;
@@ -167,8 +221,7 @@ EMU_EXPORT CUresult CUDAAPI cuMemUnmap(CUdeviceptr start, size_t bytes) {
     while (emu.applying > 0) {
         pthread_cond_wait(&emu.changed, &emu.lock);
     }
-    if (mmap((void *)(uintptr_t)start, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
-             0) == MAP_FAILED) {
+    if (!unmap_pages(start, bytes)) {
         return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
     }
     for (uint64_t address = start; address < start + bytes;) {
@@ -182,6 +235,20 @@ EMU_EXPORT CUresult CUDAAPI cuMemUnmap(CUdeviceptr start, size_t bytes) {
     return emu_leave(CUDA_SUCCESS);
 }
 
+/* The bit of a location in a range's masks. */
+static CUresult location_bit(const CUmemLocation *location, uint32_t *bit) {
+    struct emu_device *device = NULL;
+    bool on_host = false;
+    CUresult result = emu_location_device(location, &device, &on_host);
+    *bit = on_host ? 1U << EMU_HOST_BIT : 1U << (device != NULL ? device - emu.devices : 0);
+    return result;
+}
+
+static bool is_access(CUmemAccess_flags flags) {
+    return flags == CU_MEM_ACCESS_FLAGS_PROT_NONE || flags == CU_MEM_ACCESS_FLAGS_PROT_READ ||
+           flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+}
+
 EMU_EXPORT CUresult CUDAAPI cuMemSetAccess(CUdeviceptr start, size_t bytes, const CUmemAccessDesc *descriptions,
                                            size_t count) {
     CUresult result = emu_enter();
@@ -191,23 +258,27 @@ EMU_EXPORT CUresult CUDAAPI cuMemSetAccess(CUdeviceptr start, size_t bytes, cons
     if (descriptions == NULL || count == 0 || bytes == 0 || !is_whole_mappings(start, bytes)) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    bool accessible = false;
+    uint32_t touched = 0;
+    uint32_t readable = 0;
+    uint32_t writable = 0;
     for (size_t index = 0; index < count; index++) {
-        struct emu_device *device = NULL;
-        bool on_host = false;
-        result = emu_location_device(&descriptions[index].location, &device, &on_host);
-        if (result != CUDA_SUCCESS) {
-            return emu_leave(result);
+        uint32_t bit = 0;
+        result = location_bit(&descriptions[index].location, &bit);
+        if (result != CUDA_SUCCESS || !is_access(descriptions[index].flags)) {
+            return emu_leave(result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_VALUE);
         }
-        accessible |= descriptions[index].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE;
-    }
-    if (mprotect((void *)(uintptr_t)start, bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) {
-        return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
+        touched |= bit;
+        readable |= descriptions[index].flags != CU_MEM_ACCESS_FLAGS_PROT_NONE ? bit : 0;
+        writable |= descriptions[index].flags == CU_MEM_ACCESS_FLAGS_PROT_READWRITE ? bit : 0;
     }
     for (uint64_t address = start; address < start + bytes;) {
         struct emu_range *range = emu_range_find(address);
-        range->accessible = accessible;
+        range->readable = (range->readable & ~touched) | readable;
+        range->writable = (range->writable & ~touched) | writable;
         address += range->bytes;
+        if (mprotect((void *)(uintptr_t)range->start, range->bytes, protection_of(range)) != 0) {
+            return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
+        }
     }
     return emu_leave(CUDA_SUCCESS);
 }
@@ -218,10 +289,16 @@ EMU_EXPORT CUresult CUDAAPI cuMemGetAccess(unsigned long long *flags, const CUme
     if (result != CUDA_SUCCESS) {
         return result;
     }
+    uint32_t bit = 0;
     const struct emu_range *range = emu_range_find(pointer);
-    if (flags == NULL || location == NULL || range == NULL) {
+    if (flags == NULL || location == NULL || range == NULL || range->kind != EMU_RANGE_MAPPED) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    *flags = range->accessible ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
-    return emu_leave(CUDA_SUCCESS);
+    result = location_bit(location, &bit);
+    if (result == CUDA_SUCCESS) {
+        *flags = (range->writable & bit) != 0   ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                 : (range->readable & bit) != 0 ? CU_MEM_ACCESS_FLAGS_PROT_READ
+                                                : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    }
+    return emu_leave(result);
 }
