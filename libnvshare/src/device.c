@@ -35,6 +35,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&device->lock, NULL);
     atomic_store(&device->in_use, false);
+    atomic_store(&device->gang, false);
     atomic_store(&device->closed, NVS_LAUNCH | NVS_COPY);
     atomic_store(&device->window_us, NVS_WINDOW_US);
     memset(&device->grant, 0, sizeof(device->grant));

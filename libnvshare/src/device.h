@@ -35,6 +35,7 @@ struct nvs_device {
     _Alignas(64) _Atomic uint32_t closed; // the gate: classes that must not pass. Written by the control thread.
     int ordinal;
     atomic_bool in_use;
+    atomic_bool gang; // its work is tied to other GPUs: gang.h
     char uuid[NVS_GPU_SIZE]; // set before in_use
     uint64_t total_bytes;    // of the card; set before in_use
 

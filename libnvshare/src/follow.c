@@ -3,6 +3,7 @@
 #include "capture.h"
 #include "control.h"
 #include "device.h"
+#include "gang.h"
 #include "library.h"
 #include "log.h"
 #include "plan.h"
@@ -261,6 +262,7 @@ static bool nvs_fill_report(size_t index, nvs_report *report) {
     report->window_us = atomic_load_explicit(&device->window_us, memory_order_relaxed);
     report->launches = nvs_device_launches(device);
     report->leaving = nvs_library_leaving();
+    report->gang = nvs_gang_seen(device);
     pthread_mutex_lock(&device->lock);
     report->generation = device->grant.generation;
     report->epoch = device->grant.epoch;

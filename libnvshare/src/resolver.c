@@ -5,6 +5,7 @@
 // driver's decision. An address that we do not know passes through: requirement E13 and research/preload-anchors.md,
 // section 6.3.
 #include "driver.h"
+#include "gang.h"
 #include "library.h"
 
 #include <dlfcn.h>
@@ -20,6 +21,8 @@ static bool nvs_is_nvml_name(const char *symbol) {
 }
 
 static void *nvs_resolve(void *handle, const char *symbol) {
+    if (nvs_gang_is_name(symbol))
+        return nvs_gang_resolve(handle, symbol);
     void *function = nvs_loader_dlsym()(handle, symbol);
     return function == NULL ? NULL : nvs_wrapper_of_name(symbol, function);
 }
@@ -29,7 +32,8 @@ static void *nvs_resolve(void *handle, const char *symbol) {
 // address". So the last thing that it does is a tail call (a test looks). For RTLD_NEXT that goes for our names too:
 // who asks is an interposer itself, and would be given its own function back.
 NVS_EXPORT void *dlsym(void *restrict handle, const char *restrict symbol) {
-    bool ours = handle != RTLD_NEXT && (nvs_is_driver_name(symbol) || nvs_is_nvml_name(symbol));
+    bool ours =
+        handle != RTLD_NEXT && (nvs_is_driver_name(symbol) || nvs_is_nvml_name(symbol) || nvs_gang_is_name(symbol));
     nvs_dlsym_function next = ours ? nvs_resolve : nvs_loader_dlsym();
     return next(handle, symbol);
 }

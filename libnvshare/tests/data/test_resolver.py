@@ -39,15 +39,17 @@ OURS, DRIVERS = "libnvshare.so", "libcuda.so.1"
 
 
 def hooked_names() -> set[str]:
-    """What hooks.def and nvml.def say, expanded by the C preprocessor."""
+    """What hooks.def, nvml.def and nccl.def say, expanded by the C preprocessor."""
     source = """
         #define NVS_STREAM_CALL(name, class, stream, params, args) @name @name##_ptsz
         #define NVS_SYNC_CALL(name, class, params, args) @name @name##_ptds
         #define NVS_PLAIN_CALL(name, class, stream, params, args) @name
         #define NVS_CUSTOM(name) @name
         #define NVS_NVML_CUSTOM(name) @name
+        #define NVS_NCCL(name, sign, params, args) @name
         #include "hooks.def"
         #include "nvml.def"
+        #include "nccl.def"
     """
     done = subprocess.run(
         ["cc", "-E", "-P", "-I", str(SOURCE / "src"), "-"], input=source, capture_output=True, text=True, check=True
