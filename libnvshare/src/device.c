@@ -4,6 +4,7 @@
 #include "library.h"
 #include "log.h"
 #include "plan.h"
+#include "residency.h"
 #include "settings.h"
 #include "thread.h"
 
@@ -45,7 +46,11 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->footprint_bytes = device->waiting_bytes = device->reported_bytes = 0;
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
-    device->drain_aimed = false;
+    device->moving_bytes = 0;
+    device->at_rest = device->drain_aimed = device->drained = false;
+    device->memory_here = true;
+    device->drain_classes = 0;
+    atomic_store(&device->accessed_by, 0);
     device->launches_seen = device->active_ns = device->drain_ns = device->drain_started_ns = 0;
 }
 
@@ -152,6 +157,21 @@ uint64_t nvs_device_ceiling_bytes(const struct nvs_device *device) {
         return UINT64_MAX;
     uint64_t ceiling = device->grant.resident_bytes + device->grant.headroom_bytes;
     return ceiling < device->grant.resident_bytes ? UINT64_MAX : ceiling;
+}
+
+struct nvs_residency nvs_device_residency(const struct nvs_device *device) {
+    struct nvs_residency residency = {
+        .movable = false,
+        .needed_bytes = device->footprint_bytes,
+        .present_bytes = device->footprint_bytes,
+        .moving_bytes = device->moving_bytes,
+        .target_bytes = nvs_device_ceiling_bytes(device),
+    };
+    // Who lets a client run with its whole footprint takes nothing away: it may not know how much more that needs.
+    if (device->grant.may_launch && residency.target_bytes >= device->footprint_bytes &&
+        residency.target_bytes < residency.present_bytes)
+        residency.target_bytes = residency.present_bytes;
+    return residency;
 }
 
 uint64_t nvs_device_limit_bytes(const struct nvs_device *device) {

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "driver.h"
+#include "residency.h"
 #include "wire.h"
 
 #include <pthread.h>
@@ -35,7 +36,7 @@ struct nvs_device {
     _Alignas(64) _Atomic uint32_t closed; // the gate: classes that must not pass. Written by the control thread.
     int ordinal;
     atomic_bool in_use;
-    atomic_bool gang; // its work is tied to other GPUs: gang.h
+    atomic_bool gang;        // its work is tied to other GPUs: gang.h
     char uuid[NVS_GPU_SIZE]; // set before in_use
     uint64_t total_bytes;    // of the card; set before in_use
 
@@ -45,6 +46,7 @@ struct nvs_device {
     _Atomic(CUcontext) primary_context; // as last retained; NULL: never
     _Atomic uint64_t busy_ns;           // time in which its work ran, summed over marks
     _Atomic uint64_t longest_ns;        // longest time for one mark since the last report
+    _Atomic uint32_t accessed_by;       // bit i: device i may access this one's memory
 
     pthread_mutex_t lock;
     pthread_cond_t changed; // CLOCK_MONOTONIC; broadcast when the gate opens or the grant changes
@@ -56,6 +58,8 @@ struct nvs_device {
     uint32_t gate_waiters;
     uint32_t memory_waiters;
     uint64_t footprint_bytes;
+    uint64_t moving_bytes;   // of present_bytes, on their way out or in
+    bool at_rest;            // nothing can touch its memory but what moves it
     uint64_t waiting_bytes;  // that threads wait to allocate
     uint64_t reported_bytes; // footprint in the last report
     uint64_t gate_wait_ns;
@@ -65,8 +69,11 @@ struct nvs_device {
 
     // Only the control thread:
     uint64_t unplanned_since_ns; // since when it is in use without a plan; 0: not yet looked
+    bool memory_here;            // all of its memory is there and may be used
+    uint32_t drain_classes;      // what the plan keeps from passing until further notice: its gate is closed for it
+    bool drain_aimed;            // every stream knows how far it must come
+    bool drained;                // nothing of these classes is in flight any more
     uint64_t drain_started_ns;
-    bool drain_aimed; // every stream knows how far it must come
     uint64_t drain_ns;
     uint64_t launches_seen; // at the last look for demand
     uint64_t active_ns;     // when work was last seen, launched or in flight
@@ -100,6 +107,9 @@ void nvs_device_context_ended(CUcontext context);
 // Marks it in use and starts the control thread. Cheap when it is.
 void nvs_device_use(struct nvs_device *device);
 
+// Where its memory is, and where the grant in force wants it. Caller holds the lock.
+struct nvs_residency nvs_device_residency(const struct nvs_device *device);
+
 // Waits until calls of the class may pass. CUDA_SUCCESS, or the error that the setting without a relay asks for.
 CUresult nvs_device_wait_open(struct nvs_device *device, enum nvs_class class);
 
@@ -118,6 +128,9 @@ CUresult nvs_device_memory(struct nvs_device *device, uint64_t *limit_bytes, uin
 
 // One wait for a change, with the lock held; every ten seconds it says what `call` waits for. May wake for nothing.
 void nvs_device_wait(struct nvs_device *device, const char *call, uint64_t since_ns);
+
+// The device's part of its report (report.c), for the control thread.
+bool nvs_device_fill_report(size_t index, nvs_report *report);
 
 // The callbacks of the control thread (control.h).
 struct nvs_control_hooks;
