@@ -52,6 +52,8 @@ CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUst
 
 static bool nvs_on_card(CUdeviceptr pointer) {
     CUmemorytype type = CU_MEMORYTYPE_HOST;
+    if (nvs_memory_device_of(pointer) != NULL)
+        return true; // it may be away: the driver would not know it
     return nvs_real.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer) == CUDA_SUCCESS &&
            type == CU_MEMORYTYPE_DEVICE;
 }

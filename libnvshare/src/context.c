@@ -15,6 +15,7 @@ NVS_EXPORT CUresult cuInit(unsigned int Flags) {
 
 static void nvs_context_ended(CUcontext context) {
     nvs_footprint_context_ended(context);
+    nvs_memory_context_ended(context);
     nvs_device_context_ended(context);
 }
 
@@ -109,8 +110,10 @@ NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
         CUresult result = nvs_real.name(dev);                                                                          \
         bool ended = result == CUDA_SUCCESS && context != NULL && !nvs_primary_active(dev);                            \
         nvs_stream_context_release(context, ended);                                                                    \
-        if (ended)                                                                                                     \
+        if (ended) {                                                                                                   \
+            atomic_store_explicit(&nvs_device_of_ordinal(dev)->primary_context, NULL, memory_order_release);           \
             nvs_context_ended(context);                                                                                \
+        }                                                                                                              \
         return result;                                                                                                 \
     }
 

@@ -43,7 +43,9 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->unmanaged = device->refused = device->demand = false;
     device->state = NVS_CLIENT_STATE_WAITING;
     device->gate_waiters = device->memory_waiters = 0;
-    device->footprint_bytes = device->waiting_bytes = device->reported_bytes = 0;
+    device->footprint_bytes = device->needed_bytes = device->present_bytes = device->pinned_bytes = 0;
+    device->waiting_bytes = device->waiting_needed_bytes = device->reported_bytes = 0;
+    nvs_memory_reset(&device->memory);
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
     device->moving_bytes = 0;
@@ -162,9 +164,10 @@ uint64_t nvs_device_ceiling_bytes(const struct nvs_device *device) {
 struct nvs_residency nvs_device_residency(const struct nvs_device *device) {
     struct nvs_residency residency = {
         .movable = false,
-        .needed_bytes = device->footprint_bytes,
-        .present_bytes = device->footprint_bytes,
+        .needed_bytes = device->needed_bytes,
+        .present_bytes = device->present_bytes,
         .moving_bytes = device->moving_bytes,
+        .pinned_bytes = device->pinned_bytes,
         .target_bytes = nvs_device_ceiling_bytes(device),
     };
     // Who lets a client run with its whole footprint takes nothing away: it may not know how much more that needs.

@@ -11,6 +11,7 @@
 
 #include "clock.h"
 #include "driver.h"
+#include "memory.h"
 #include "residency.h"
 #include "wire.h"
 
@@ -46,7 +47,9 @@ struct nvs_device {
     _Atomic(CUcontext) primary_context; // as last retained; NULL: never
     _Atomic uint64_t busy_ns;           // time in which its work ran, summed over marks
     _Atomic uint64_t longest_ns;        // longest time for one mark since the last report
-    _Atomic uint32_t accessed_by;       // bit i: device i may access this one's memory
+    _Atomic uint32_t accessed_by;       // bit d: device d may access this one's memory
+
+    struct nvs_memory memory;
 
     pthread_mutex_t lock;
     pthread_cond_t changed; // CLOCK_MONOTONIC; broadcast when the gate opens or the grant changes
@@ -57,11 +60,15 @@ struct nvs_device {
     enum nvs_client_state state;
     uint32_t gate_waiters;
     uint32_t memory_waiters;
-    uint64_t footprint_bytes;
-    uint64_t moving_bytes;   // of present_bytes, on their way out or in
-    bool at_rest;            // nothing can touch its memory but what moves it
-    uint64_t waiting_bytes;  // that threads wait to allocate
-    uint64_t reported_bytes; // footprint in the last report
+    uint64_t footprint_bytes;      // that the program has allocated
+    uint64_t needed_bytes;         // that these take on the card when all of them are there
+    uint64_t present_bytes;        // of the needed bytes: on the card
+    uint64_t pinned_bytes;         // of the present bytes: cannot leave
+    uint64_t moving_bytes;         // of the present bytes: on their way out or in
+    bool at_rest;                  // nothing can touch its memory but what moves it
+    uint64_t waiting_bytes;        // that threads wait to allocate
+    uint64_t waiting_needed_bytes; // that these would add to the needed bytes
+    uint64_t reported_bytes;       // footprint in the last report
     uint64_t gate_wait_ns;
     uint64_t allocation_wait_ns;
     uint64_t hand_overs;

@@ -17,6 +17,9 @@
 #define NVS_DRAIN_LOOK_NS UINT64_C(100000)
 #define NVS_DEFERRED_LOOK_NS UINT64_C(10000000)
 
+// How often freed memory is looked at that must not be waited for.
+#define NVS_SWEEP_LOOK_NS UINT64_C(10000000)
+
 // A client that launched nothing for so long, with nothing in flight, has no demand: at once if another one waits for
 // it.
 #define NVS_IDLE_NS UINT64_C(20000000)
@@ -218,9 +221,13 @@ static uint64_t nvs_tick(uint64_t now_ns) {
         return next_ns;
     for (size_t i = 0; i < nvs_device_count(); i++)
         nvs_memory_look(&nvs_devices[i]);
-    for (size_t i = 0; i < nvs_device_count(); i++)
-        if (atomic_load_explicit(&nvs_devices[i].in_use, memory_order_acquire))
-            next_ns = nvs_sooner(next_ns, nvs_device_tick(&nvs_devices[i], now_ns));
+    for (size_t i = 0; i < nvs_device_count(); i++) {
+        if (!atomic_load_explicit(&nvs_devices[i].in_use, memory_order_acquire))
+            continue;
+        next_ns = nvs_sooner(next_ns, nvs_device_tick(&nvs_devices[i], now_ns));
+        if (!nvs_memory_sweep(&nvs_devices[i]))
+            next_ns = nvs_sooner(next_ns, now_ns + NVS_SWEEP_LOOK_NS);
+    }
     return next_ns;
 }
 

@@ -113,66 +113,104 @@ static uint64_t nvs_distance(uint64_t a, uint64_t b) {
 
 // The scheduler should know: much has changed, or little is left. Caller holds the device's lock.
 static bool nvs_worth_telling(const struct nvs_device *device) {
-    uint64_t ceiling = nvs_device_ceiling_bytes(device);
-    uint64_t left_bytes = ceiling > device->footprint_bytes ? ceiling - device->footprint_bytes : 0;
     return nvs_distance(device->footprint_bytes, device->reported_bytes) >= NVS_TELL_BYTES ||
-           (device->footprint_bytes > device->reported_bytes && left_bytes < NVS_TELL_BYTES);
+           (device->footprint_bytes > device->reported_bytes && nvs_footprint_room_bytes(device) < NVS_TELL_BYTES);
 }
 
-CUresult nvs_footprint_reserve(struct nvs_device *device, uint64_t bytes) {
-    CUresult result = CUDA_SUCCESS;
-    uint64_t since_ns = 0;
-    nvs_device_use(device);
-    pthread_mutex_lock(&device->lock);
-    for (;;) {
-        bool planned = device->unmanaged || device->grant.generation != 0;
-        uint64_t total = device->footprint_bytes + bytes;
-        if (total < bytes || (planned && total > nvs_device_limit_bytes(device))) {
-            result = CUDA_ERROR_OUT_OF_MEMORY;
-            nvs_log(NVS_LOG_INFO, "%s: an allocation of %llu bytes is refused: %llu are allocated, the limit is %llu",
-                    device->uuid, (unsigned long long)bytes, (unsigned long long)device->footprint_bytes,
-                    (unsigned long long)nvs_device_limit_bytes(device));
-            break;
-        }
-        if ((planned && total <= nvs_device_ceiling_bytes(device)) || nvs_library_leaving()) {
-            device->footprint_bytes = total;
-            break;
-        }
-        if (device->refused) {
-            result = CUDA_ERROR_SYSTEM_NOT_READY;
-            break;
-        }
-        if (bytes > device->total_bytes) { // no plan can make room for it
-            result = CUDA_ERROR_OUT_OF_MEMORY;
-            break;
-        }
-        if (since_ns == 0) {
-            since_ns = nvs_clock_ns();
-            device->memory_waiters++;
-            device->waiting_bytes += bytes;
-            nvs_control_poke((size_t)device->ordinal);
-        }
-        nvs_device_wait(device, "an allocation", since_ns);
+uint64_t nvs_footprint_room_bytes(const struct nvs_device *device) {
+    uint64_t target_bytes = nvs_device_ceiling_bytes(device);
+    return target_bytes > device->needed_bytes ? target_bytes - device->needed_bytes : 0;
+}
+
+CUresult nvs_footprint_try(struct nvs_wish *wish) {
+    struct nvs_device *device = wish->device;
+    bool planned = device->unmanaged || device->grant.generation != 0;
+    uint64_t total = device->footprint_bytes + wish->bytes;
+    if (total < wish->bytes || (planned && total > nvs_device_limit_bytes(device))) {
+        nvs_log(NVS_LOG_INFO, "%s: an allocation of %llu bytes is refused: %llu are allocated, the limit is %llu",
+                device->uuid, (unsigned long long)wish->bytes, (unsigned long long)device->footprint_bytes,
+                (unsigned long long)nvs_device_limit_bytes(device));
+        return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    if (since_ns != 0) {
-        device->memory_waiters--;
-        device->waiting_bytes -= bytes;
-        device->allocation_wait_ns += nvs_clock_ns() - since_ns;
+    bool fits = wish->needed_bytes <= nvs_footprint_room_bytes(device) && device->present_bytes >= device->needed_bytes;
+    if ((planned && fits) || nvs_library_leaving()) {
+        device->footprint_bytes = total;
+        device->needed_bytes += wish->needed_bytes;
+        device->present_bytes += wish->needed_bytes;
+        return CUDA_SUCCESS;
     }
-    bool tell = since_ns != 0 || nvs_worth_telling(device);
-    pthread_mutex_unlock(&device->lock);
-    if (tell)
+    if (device->refused)
+        return CUDA_ERROR_SYSTEM_NOT_READY;
+    return wish->bytes > device->total_bytes ? CUDA_ERROR_OUT_OF_MEMORY // no plan can make room for it
+                                             : CUDA_ERROR_NOT_READY;
+}
+
+static void nvs_wish_count(struct nvs_wish *wish, uint64_t bytes, uint64_t needed_bytes) {
+    wish->device->waiting_bytes += bytes - wish->counted_bytes;
+    wish->device->waiting_needed_bytes += needed_bytes - wish->counted_needed_bytes;
+    wish->counted_bytes = bytes;
+    wish->counted_needed_bytes = needed_bytes;
+}
+
+void nvs_footprint_wait(struct nvs_wish *wish) {
+    struct nvs_device *device = wish->device;
+    bool changed = wish->since_ns == 0 || wish->needed_bytes != wish->counted_needed_bytes;
+    if (wish->since_ns == 0) {
+        wish->since_ns = nvs_clock_ns();
+        device->memory_waiters++;
+    }
+    nvs_wish_count(wish, wish->bytes, wish->needed_bytes);
+    if (changed)
         nvs_control_poke((size_t)device->ordinal);
-    return result;
+    nvs_device_wait(device, "an allocation", wish->since_ns);
 }
 
-void nvs_footprint_release(struct nvs_device *device, uint64_t bytes) {
+void nvs_footprint_tried(struct nvs_wish *wish) {
+    struct nvs_device *device = wish->device;
+    if (wish->since_ns != 0) {
+        device->memory_waiters--;
+        nvs_wish_count(wish, 0, 0);
+        device->allocation_wait_ns += nvs_clock_ns() - wish->since_ns;
+    }
+    if (wish->since_ns != 0 || nvs_worth_telling(device))
+        nvs_control_poke((size_t)device->ordinal);
+    wish->since_ns = 0;
+}
+
+static void nvs_take_away(uint64_t *sum, uint64_t bytes) {
+    *sum = *sum > bytes ? *sum - bytes : 0;
+}
+
+void nvs_footprint_give(struct nvs_device *device, const struct nvs_bytes *bytes) {
     pthread_mutex_lock(&device->lock);
-    device->footprint_bytes = device->footprint_bytes > bytes ? device->footprint_bytes - bytes : 0;
+    nvs_take_away(&device->footprint_bytes, bytes->footprint_bytes);
+    nvs_take_away(&device->needed_bytes, bytes->needed_bytes);
+    nvs_take_away(&device->present_bytes, bytes->present_bytes);
+    nvs_take_away(&device->pinned_bytes, bytes->pinned_bytes);
+    if (device->memory_waiters > 0) // what this thread gives may be what another waits for
+        pthread_cond_broadcast(&device->changed);
     bool tell = nvs_worth_telling(device);
     pthread_mutex_unlock(&device->lock);
     if (tell)
         nvs_control_poke((size_t)device->ordinal);
+}
+
+CUresult nvs_footprint_reserve(struct nvs_device *device, uint64_t bytes) {
+    struct nvs_wish wish = {.device = device, .bytes = bytes, .needed_bytes = bytes};
+    CUresult result;
+    nvs_device_use(device);
+    pthread_mutex_lock(&device->lock);
+    while ((result = nvs_footprint_try(&wish)) == CUDA_ERROR_NOT_READY)
+        nvs_footprint_wait(&wish);
+    if (result == CUDA_SUCCESS)
+        device->pinned_bytes += bytes;
+    nvs_footprint_tried(&wish);
+    pthread_mutex_unlock(&device->lock);
+    return result;
+}
+
+void nvs_footprint_release(struct nvs_device *device, uint64_t bytes) {
+    nvs_footprint_give(device, &(struct nvs_bytes){bytes, bytes, bytes, bytes});
 }
 
 void nvs_footprint_atfork_child(void) {

@@ -1,236 +1,333 @@
-// The wrappers that allocate, free, and answer how much memory there is.
-//
-// What is counted: linear, pitched, managed and stream-ordered memory, physical handles on a device, and arrays.
-// Stream-ordered memory counts until it is freed, although its pool may keep it longer. A stream-ordered allocation
-// that is only captured is a node of a graph and is not counted.
-#include "call.h"
+#include "memory.h"
+
 #include "capture.h"
+#include "control.h"
+#include "device.h"
+#include "extent.h"
 #include "footprint.h"
 #include "library.h"
 #include "log.h"
+#include "stream.h"
 
-// Alignment of rows that is assumed before the driver has chosen the pitch.
-#define NVS_PITCH_BYTES 512u
+#include <string.h>
+#include <time.h>
 
-static struct nvs_device *nvs_memory_device(CUcontext *context) {
-    if (!nvs_library_start() || nvs_thread_join() == NULL || nvs_thread_self->allocates)
-        return NULL;
-    return nvs_device_current(context);
+// Addresses a byte of the card, so that what is left between blocks does not matter.
+#define NVS_ADDRESSES_FACTOR 4u
+
+// How long an allocation that the plan allows is tried again while the card has no room, and how often.
+#define NVS_FULL_NS UINT64_C(3000000000)
+#define NVS_FULL_LOOK_NS UINT64_C(20000000)
+
+// Identities of blocks begin where the driver's own do not reach.
+#define NVS_IDENTITY_FIRST (UINT64_C(1) << 48)
+
+// Until there is a mover, no extent has a copy in host memory.
+__attribute__((weak)) void nvs_swap_forget(struct nvs_extent *extent) {
+    (void)extent;
 }
 
-// Sets or clears the mark of a thread that is in the driver for memory: what the driver itself allocates there is
-// counted once.
-static void nvs_memory_inside(bool inside) {
-    if (nvs_thread_self != NULL)
-        nvs_thread_self->allocates = inside;
+void nvs_memory_reset(struct nvs_memory *memory) {
+    // What a parent's arena consists of is left where it is: another thread may have been changing it.
+    memset(memory, 0, sizeof(*memory));
+    pthread_mutex_init(&memory->lock, NULL);
 }
 
-// Reserves, allocates by `allocate` (an expression that gives a CUresult), and remembers the result under `key`.
-#define NVS_ALLOCATE(device, context, size, allocate, key)                                                             \
-    do {                                                                                                               \
-        CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                 \
-        if (nvs_result != CUDA_SUCCESS)                                                                                \
-            return nvs_result;                                                                                         \
-        nvs_memory_inside(true);                                                                                       \
-        nvs_result = (allocate);                                                                                       \
-        nvs_memory_inside(false);                                                                                      \
-        if (nvs_result == CUDA_SUCCESS)                                                                                \
-            nvs_footprint_add((device), (context), (uint64_t)(key), (size));                                           \
-        else                                                                                                           \
-            nvs_footprint_release((device), (size));                                                                   \
-        return nvs_result;                                                                                             \
-    } while (0)
-
-NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
-    CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
-    if (nvs_real.cuMemAlloc_v2 == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    if (device == NULL || dptr == NULL || bytesize == 0)
-        return nvs_real.cuMemAlloc_v2(dptr, bytesize);
-    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAlloc_v2(dptr, bytesize), *dptr);
+static bool nvs_device_has(const struct nvs_device *device, CUdevice_attribute attribute) {
+    int value = 0;
+    return nvs_real.cuDeviceGetAttribute != NULL &&
+           nvs_real.cuDeviceGetAttribute(&value, attribute, device->ordinal) == CUDA_SUCCESS && value != 0;
 }
 
-NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
-                                       unsigned int ElementSizeBytes) {
-    CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
-    if (nvs_real.cuMemAllocPitch_v2 == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    if (device == NULL || dptr == NULL || pPitch == NULL || WidthInBytes > SIZE_MAX - NVS_PITCH_BYTES)
-        return nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
-    size_t row = (WidthInBytes + NVS_PITCH_BYTES - 1) / NVS_PITCH_BYTES * NVS_PITCH_BYTES;
-    size_t bytes = Height != 0 && row > SIZE_MAX / Height ? SIZE_MAX : row * Height;
-    NVS_ALLOCATE(device, context, bytes,
-                 nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes), *dptr);
-}
-
-NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags) {
-    CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
-    if (nvs_real.cuMemAllocManaged == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    if (device == NULL || dptr == NULL || bytesize == 0)
-        return nvs_real.cuMemAllocManaged(dptr, bytesize, flags);
-    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAllocManaged(dptr, bytesize, flags), *dptr);
-}
-
-#define NVS_ASYNC_WRAPPER(name, stream, params, args)                                                                  \
-    NVS_EXPORT CUresult name params {                                                                                  \
-        CUcontext context = NULL;                                                                                      \
-        struct nvs_device *device = nvs_memory_device(&context);                                                       \
-        if (nvs_real.name == NULL)                                                                                     \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                 \
-            return nvs_real.name args;                                                                                 \
-        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr);                                            \
+// Caller holds the memory's lock.
+static void nvs_memory_open(struct nvs_device *device) {
+    struct nvs_memory *memory = &device->memory;
+    if (nvs_real.cuMemAddressReserve == NULL || nvs_real.cuMemMap == NULL || device->total_bytes == UINT64_MAX ||
+        !nvs_device_has(device, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED)) {
+        nvs_log(NVS_LOG_INFO, "%s has no virtual memory management: its memory stays where it is", device->uuid);
+        return;
     }
-
-NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
-                  (dptr, bytesize, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocAsync_ptsz, NVS_OWN(hStream), (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
-                  (dptr, bytesize, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync, hStream,
-                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
-                  (dptr, bytesize, pool, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync_ptsz, NVS_OWN(hStream),
-                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
-                  (dptr, bytesize, pool, hStream))
-
-NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop,
-                                unsigned long long flags) {
-    struct nvs_device *device = NULL;
-    bool outermost = nvs_library_start() && nvs_thread_join() != NULL && !nvs_thread_self->allocates;
-    if (nvs_real.cuMemCreate == NULL)
-        return CUDA_ERROR_NOT_SUPPORTED;
-    if (outermost && prop != NULL &&
-        prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE) // host memory is not on the card
-        device = nvs_device_of_ordinal(prop->location.id);
-    if (device == NULL || handle == NULL || size == 0)
-        return nvs_real.cuMemCreate(handle, size, prop, flags);
-    NVS_ALLOCATE(device, NULL, size, nvs_real.cuMemCreate(handle, size, prop, flags), *handle);
-}
-
-// ---- Arrays. Their size in memory is the driver's secret; what counts is the size of their elements.
-
-static size_t nvs_element_bytes(CUarray_format format, unsigned channels) {
-    switch (format) {
-    case CU_AD_FORMAT_UNSIGNED_INT8:
-    case CU_AD_FORMAT_SIGNED_INT8:
-        return channels;
-    case CU_AD_FORMAT_UNSIGNED_INT16:
-    case CU_AD_FORMAT_SIGNED_INT16:
-    case CU_AD_FORMAT_HALF:
-        return (size_t)2 * channels;
-    default:
-        return (size_t)4 * channels;
+    memory->exports = nvs_device_has(device, CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);
+    memory->rdma = nvs_device_has(device, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED);
+    uint64_t bytes = (device->total_bytes + NVS_EXTENT_MAX_BYTES) / NVS_EXTENT_MAX_BYTES * NVS_EXTENT_MAX_BYTES;
+    CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+    CUdeviceptr address = 0;
+    for (bytes *= NVS_ADDRESSES_FACTOR; bytes >= NVS_EXTENT_MAX_BYTES && result != CUDA_SUCCESS; bytes /= 2) {
+        result = nvs_real.cuMemAddressReserve(&address, bytes, NVS_GRANULE_BYTES, 0, 0);
+        if (result == CUDA_SUCCESS && nvs_arena_open(&memory->arena, address, bytes)) {
+            memory->identity = NVS_IDENTITY_FIRST * ((uint64_t)device->ordinal + 1);
+            atomic_store_explicit(&memory->address, address, memory_order_relaxed);
+            atomic_store_explicit(&memory->bytes, bytes, memory_order_release);
+            return;
+        }
     }
+    nvs_log(NVS_LOG_WARN, "%s: no addresses for its memory: it stays where it is", device->uuid);
 }
 
-static size_t nvs_array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *array) {
-    size_t height = array->Height == 0 ? 1 : array->Height;
-    size_t depth = array->Depth == 0 ? 1 : array->Depth;
-    return array->Width * height * depth * nvs_element_bytes(array->Format, array->NumChannels);
+bool nvs_memory_ready(struct nvs_device *device) {
+    struct nvs_memory *memory = &device->memory;
+    if (atomic_load_explicit(&memory->bytes, memory_order_acquire) != 0)
+        return true;
+    pthread_mutex_lock(&memory->lock);
+    if (!memory->tried)
+        nvs_memory_open(device);
+    memory->tried = true;
+    pthread_mutex_unlock(&memory->lock);
+    return atomic_load_explicit(&memory->bytes, memory_order_acquire) != 0;
 }
 
-NVS_EXPORT CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray) {
-    CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
-    if (nvs_real.cuArrayCreate_v2 == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
-        return nvs_real.cuArrayCreate_v2(pHandle, pAllocateArray);
-    CUDA_ARRAY3D_DESCRIPTOR array = {.Width = pAllocateArray->Width,
-                                     .Height = pAllocateArray->Height,
-                                     .Format = pAllocateArray->Format,
-                                     .NumChannels = pAllocateArray->NumChannels};
-    NVS_ALLOCATE(device, context, nvs_array_bytes(&array), nvs_real.cuArrayCreate_v2(pHandle, pAllocateArray),
-                 (uintptr_t)*pHandle);
-}
-
-NVS_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray) {
-    CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
-    if (nvs_real.cuArray3DCreate_v2 == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
-        return nvs_real.cuArray3DCreate_v2(pHandle, pAllocateArray);
-    NVS_ALLOCATE(device, context, nvs_array_bytes(pAllocateArray), nvs_real.cuArray3DCreate_v2(pHandle, pAllocateArray),
-                 (uintptr_t)*pHandle);
-}
-
-NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
-                                           const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
-                                           unsigned int numMipmapLevels) {
-    CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
-    if (nvs_real.cuMipmappedArrayCreate == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    if (device == NULL || pHandle == NULL || pMipmappedArrayDesc == NULL)
-        return nvs_real.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels);
-    size_t bytes = nvs_array_bytes(pMipmappedArrayDesc);
-    bytes += numMipmapLevels > 1 ? bytes / 3 : 0; // 1/4 + 1/16 + …
-    NVS_ALLOCATE(device, context, bytes, nvs_real.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels),
-                 (uintptr_t)*pHandle);
-}
-
-// ---- Freeing. Out of the table first: the address may be another allocation's as soon as the driver has freed it.
-
-#define NVS_FREE_WRAPPER(name, object, params, args)                                                                   \
-    NVS_EXPORT CUresult name params {                                                                                  \
-        if (nvs_real.name == NULL)                                                                                     \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        struct nvs_allocation allocation = nvs_footprint_take((uint64_t)(object));                                     \
-        CUresult result = nvs_real.name args;                                                                          \
-        if (allocation.key != 0 && result == CUDA_SUCCESS)                                                             \
-            nvs_footprint_release(allocation.device, allocation.bytes);                                                \
-        else if (allocation.key != 0)                                                                                  \
-            nvs_footprint_put(&allocation);                                                                            \
-        return result;                                                                                                 \
+struct nvs_device *nvs_memory_device_of(CUdeviceptr address) {
+    for (size_t i = 0; i < nvs_device_count(); i++) {
+        struct nvs_memory *memory = &nvs_devices[i].memory;
+        uint64_t bytes = atomic_load_explicit(&memory->bytes, memory_order_acquire);
+        if (address - atomic_load_explicit(&memory->address, memory_order_relaxed) < bytes)
+            return &nvs_devices[i];
     }
+    return NULL;
+}
 
-NVS_FREE_WRAPPER(cuMemFree_v2, dptr, (CUdeviceptr dptr), (dptr))
-NVS_FREE_WRAPPER(cuMemFreeAsync, dptr, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
-NVS_FREE_WRAPPER(cuMemFreeAsync_ptsz, dptr, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
-NVS_FREE_WRAPPER(cuMemRelease, handle, (CUmemGenericAllocationHandle handle), (handle))
-NVS_FREE_WRAPPER(cuArrayDestroy, (uintptr_t)hArray, (CUarray hArray), (hArray))
-NVS_FREE_WRAPPER(cuMipmappedArrayDestroy, (uintptr_t)hMipmappedArray, (CUmipmappedArray hMipmappedArray),
-                 (hMipmappedArray))
+// ---- Extents come and go. Callers hold the memory's lock.
 
-// ---- Answers: a program with a limit sees a card of that size.
+void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
+    struct nvs_arena *arena = &device->memory.arena;
+    struct nvs_bytes gone = {0};
+    struct nvs_extent *extent;
+    while ((extent = nvs_arena_unused_extent(arena, from, to)) != NULL) {
+        from = extent->address + extent->bytes;
+        if (extent->place == NVS_EXTENT_AWAY) {
+            nvs_swap_forget(extent);
+        } else {
+            CUresult result = nvs_extent_drop(extent);
+            if (result != CUDA_SUCCESS) {
+                nvs_log_once(NVS_LOG_ERROR, "%s: the driver does not unmap freed memory (error %d): it stays",
+                             device->uuid, result);
+                continue;
+            }
+            gone.present_bytes += extent->bytes;
+        }
+        gone.needed_bytes += extent->bytes;
+        nvs_arena_remove_extent(arena, extent);
+    }
+    nvs_footprint_give(device, &gone);
+}
 
-NVS_EXPORT CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
-    struct nvs_device *device = nvs_memory_device(NULL);
-    if (nvs_real.cuMemGetInfo_v2 == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    uint64_t limit_bytes, footprint_bytes;
+// Gives every range that the placement needs its extents, or none.
+static CUresult nvs_memory_cover(struct nvs_device *device, const struct nvs_placement *placement) {
+    struct nvs_arena *arena = &device->memory.arena;
     CUresult result = CUDA_SUCCESS;
-    if (device != NULL)
-        result = nvs_device_memory(device, &limit_bytes, &footprint_bytes);
-    if (result == CUDA_SUCCESS)
-        result = nvs_real.cuMemGetInfo_v2(free_bytes, total_bytes);
-    if (result != CUDA_SUCCESS || device == NULL || free_bytes == NULL || total_bytes == NULL)
-        return result;
-    if (*total_bytes > limit_bytes)
-        *total_bytes = limit_bytes;
-    uint64_t left_bytes = limit_bytes > footprint_bytes ? limit_bytes - footprint_bytes : 0;
-    if (*free_bytes > left_bytes)
-        *free_bytes = left_bytes;
+    uint64_t address, bytes, from = placement->cover_from;
+    while (result == CUDA_SUCCESS && nvs_arena_missing(arena, from, placement->cover_to, &address, &bytes)) {
+        struct nvs_extent *extent = nvs_arena_add_extent(arena, address, bytes);
+        result = extent == NULL ? CUDA_ERROR_OUT_OF_MEMORY : nvs_extent_make(device, extent);
+        if (result != CUDA_SUCCESS && extent != NULL)
+            nvs_arena_remove_extent(arena, extent);
+        from = address + bytes;
+    }
     return result;
 }
 
-NVS_EXPORT CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev) {
-    if (!nvs_library_start() || nvs_real.cuDeviceTotalMem_v2 == NULL)
-        return CUDA_ERROR_NO_DEVICE;
-    CUresult result = nvs_real.cuDeviceTotalMem_v2(bytes, dev);
-    struct nvs_device *device = nvs_device_of_ordinal(dev);
-    if (result != CUDA_SUCCESS || device == NULL || bytes == NULL)
-        return result;
-    uint64_t limit_bytes, footprint_bytes;
-    result = nvs_device_memory(device, &limit_bytes, &footprint_bytes);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (*bytes > limit_bytes)
-        *bytes = limit_bytes;
+// ---- Allocating
+
+// One wait of a few milliseconds, for what nobody tells: that others have left the card.
+static void nvs_memory_wait_for_card(struct nvs_device *device) {
+    uint64_t until_ns = nvs_clock_ns() + NVS_FULL_LOOK_NS;
+    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+    pthread_mutex_lock(&device->lock);
+    (void)pthread_cond_timedwait(&device->changed, &device->lock, &until);
+    pthread_mutex_unlock(&device->lock);
+}
+
+// Finds a place whose bytes are reserved, waiting for the scheduler if need be. Caller holds the memory's lock, which
+// is given up meanwhile.
+static CUresult nvs_memory_reserve(struct nvs_device *device, uint64_t bytes, struct nvs_placement *placement) {
+    struct nvs_memory *memory = &device->memory;
+    struct nvs_wish wish = {.device = device, .bytes = bytes};
+    CUresult result;
+    for (;;) {
+        pthread_mutex_lock(&device->lock);
+        if (nvs_arena_place(&memory->arena, bytes, nvs_footprint_room_bytes(device), placement)) {
+            wish.needed_bytes = placement->new_bytes;
+            result = nvs_footprint_try(&wish);
+        } else {
+            result = CUDA_ERROR_OUT_OF_MEMORY;
+        }
+        if (result != CUDA_ERROR_NOT_READY)
+            break;
+        pthread_mutex_unlock(&memory->lock);
+        nvs_footprint_wait(&wish);
+        pthread_mutex_unlock(&device->lock);
+        pthread_mutex_lock(&memory->lock);
+    }
+    nvs_footprint_tried(&wish);
+    pthread_mutex_unlock(&device->lock);
     return result;
+}
+
+static CUresult nvs_memory_try(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address) {
+    struct nvs_memory *memory = &device->memory;
+    struct nvs_placement placement;
+    pthread_mutex_lock(&memory->lock);
+    CUresult result = nvs_memory_reserve(device, bytes, &placement);
+    if (result == CUDA_SUCCESS) {
+        struct nvs_block *block = NULL;
+        result = nvs_memory_cover(device, &placement);
+        if (result == CUDA_SUCCESS) {
+            block = nvs_arena_add_block(&memory->arena, placement.address, placement.bytes);
+            result = block == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+        }
+        if (block != NULL) {
+            block->asked_bytes = bytes;
+            block->context = memory->context = context;
+            block->identity = ++memory->identity;
+            *address = block->address;
+        } else {
+            // Extents that were made count until they are gone; the others never were.
+            uint64_t missing = 0, from = placement.cover_from, start, length;
+            for (; nvs_arena_missing(&memory->arena, from, placement.cover_to, &start, &length); from = start + length)
+                missing += length;
+            nvs_footprint_give(device, &(struct nvs_bytes){bytes, missing, missing, 0});
+            nvs_memory_trim(device, placement.cover_from, placement.cover_to);
+            result = result == CUDA_ERROR_OUT_OF_MEMORY ? CUDA_ERROR_NOT_READY : result;
+        }
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
+CUresult nvs_memory_allocate(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address) {
+    uint64_t since_ns = 0;
+    (void)nvs_memory_sweep(device);
+    for (;;) {
+        CUresult result = nvs_memory_try(device, context, bytes, address);
+        if (result != CUDA_ERROR_NOT_READY)
+            return result;
+        uint64_t now_ns = nvs_clock_ns();
+        since_ns = since_ns == 0 ? now_ns : since_ns;
+        pthread_mutex_lock(&device->lock);
+        bool planned = !device->unmanaged;
+        pthread_mutex_unlock(&device->lock);
+        if (!planned || now_ns - since_ns >= NVS_FULL_NS || nvs_library_leaving())
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        nvs_memory_wait_for_card(device);
+    }
+}
+
+// ---- Freeing
+
+// Work of these devices may be on its memory.
+static uint32_t nvs_memory_users(const struct nvs_device *device) {
+    return 1u << device->ordinal | atomic_load_explicit(&device->accessed_by, memory_order_acquire);
+}
+
+// Takes ended blocks out of the arena. Caller holds the memory's lock.
+static void nvs_memory_end(struct nvs_device *device, struct nvs_block *block) {
+    struct nvs_arena *arena = &device->memory.arena;
+    while (block != NULL) {
+        struct nvs_block *next = block->next_ending;
+        uint64_t from = block->address, to = block->address + block->bytes;
+        block->next_ending = NULL;
+        nvs_arena_remove_block(arena, block);
+        nvs_memory_trim(device, from, to);
+        block = next;
+    }
+}
+
+static struct nvs_block *nvs_memory_take_ending(struct nvs_memory *memory) {
+    struct nvs_block *ending = memory->ending;
+    memory->ending = NULL;
+    return ending;
+}
+
+// Ends the blocks, or puts them (back) into quarantine. Caller holds the memory's lock.
+static void nvs_memory_end_or_keep(struct nvs_device *device, struct nvs_block *blocks, bool done) {
+    if (done) {
+        nvs_memory_end(device, blocks);
+        return;
+    }
+    while (blocks != NULL) {
+        struct nvs_block *next = blocks->next_ending;
+        blocks->next_ending = device->memory.ending;
+        device->memory.ending = blocks;
+        blocks = next;
+    }
+}
+
+// Ends what is in quarantine once everything that was launched so far is done: waits for that, or only looks. True if
+// none is left.
+static bool nvs_memory_finish(struct nvs_device *device, bool waits) {
+    struct nvs_memory *memory = &device->memory;
+    if (waits)
+        pthread_mutex_lock(&memory->lock);
+    else if (pthread_mutex_trylock(&memory->lock) != 0)
+        return false; // memory moves: look again
+    struct nvs_block *ending = nvs_memory_take_ending(memory);
+    pthread_mutex_unlock(&memory->lock);
+    if (ending == NULL)
+        return true;
+    uint32_t users = nvs_memory_users(device);
+    bool done = !nvs_capture_any();
+    for (size_t i = 0; i < nvs_device_count() && done; i++)
+        if ((users >> i & 1) != 0)
+            done = nvs_stream_finish(&nvs_devices[i], waits);
+    pthread_mutex_lock(&memory->lock);
+    nvs_memory_end_or_keep(device, ending, done);
+    pthread_mutex_unlock(&memory->lock);
+    return done;
+}
+
+bool nvs_memory_sweep(struct nvs_device *device) {
+    return nvs_memory_finish(device, false);
+}
+
+CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address) {
+    struct nvs_memory *memory = &device->memory;
+    pthread_mutex_lock(&memory->lock);
+    struct nvs_block *block = nvs_arena_find_block(&memory->arena, address);
+    if (block == NULL || block->address != address || block->ending) {
+        pthread_mutex_unlock(&memory->lock);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    block->ending = true;
+    block->next_ending = memory->ending;
+    memory->ending = block;
+    nvs_footprint_give(device, &(struct nvs_bytes){.footprint_bytes = block->asked_bytes});
+    pthread_mutex_unlock(&memory->lock);
+    if (!nvs_memory_finish(device, true))
+        nvs_control_poke((size_t)device->ordinal); // whose ticks look again
+    return CUDA_SUCCESS;
+}
+
+// ---- Contexts
+
+static void nvs_memory_end_context(struct nvs_device *device, CUcontext context) {
+    struct nvs_memory *memory = &device->memory;
+    struct nvs_bytes gone = {0};
+    pthread_mutex_lock(&memory->lock);
+    struct nvs_block *block = nvs_arena_next_block(&memory->arena, memory->arena.address);
+    CUcontext other = NULL;
+    while (block != NULL) {
+        uint64_t next = block->address + block->bytes;
+        if (block->context != context) {
+            other = block->context;
+        } else if (!block->ending) {
+            gone.footprint_bytes += block->asked_bytes;
+            nvs_memory_end(device, block);
+        }
+        block = nvs_arena_next_block(&memory->arena, next);
+    }
+    nvs_footprint_give(device, &gone);
+    if (memory->context == context)
+        memory->context = other;
+    pthread_mutex_unlock(&memory->lock);
+}
+
+void nvs_memory_context_ended(CUcontext context) {
+    for (size_t i = 0; i < nvs_device_count(); i++)
+        if (atomic_load_explicit(&nvs_devices[i].memory.bytes, memory_order_acquire) != 0)
+            nvs_memory_end_context(&nvs_devices[i], context);
+}
+
+CUcontext nvs_memory_context(struct nvs_device *device) {
+    CUcontext context = device->memory.context;
+    return context != NULL ? context : atomic_load_explicit(&device->primary_context, memory_order_acquire);
 }

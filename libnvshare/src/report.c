@@ -39,8 +39,10 @@ static void nvs_report_memory(struct nvs_device *device, nvs_report *report) {
     report->pinned_bytes = residency.pinned_bytes;
     report->swaps = residency.movable;
     report->allocation_waits = device->memory_waiters > 0;
-    if (report->allocation_waits)
+    if (report->allocation_waits) {
         report->wanted_bytes = device->footprint_bytes + device->waiting_bytes;
+        report->wanted_needed_bytes = device->needed_bytes + device->waiting_needed_bytes;
+    }
 }
 
 bool nvs_device_fill_report(size_t index, nvs_report *report) {

@@ -281,6 +281,54 @@ uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     return atomic_load_explicit(&stream->completed, memory_order_relaxed);
 }
 
+// Waits until so many calls' work has ended. Its context is current, and the thread's capture mode relaxed. False: work
+// cannot be marked now.
+static bool nvs_stream_wait(struct nvs_stream *stream, uint64_t launched) {
+    bool may_wait = true;
+    pthread_mutex_lock(&stream->lock);
+    for (;;) {
+        nvs_stream_retire(stream);
+        if (atomic_load_explicit(&stream->completed, memory_order_relaxed) >= launched)
+            break;
+        bool may_mark = stream->owner == NULL || stream->owner == nvs_thread_self;
+        if (stream->marked < launched && may_mark && atomic_load_explicit(&stream->alive, memory_order_acquire))
+            (void)nvs_stream_mark(stream);
+        may_wait = stream->count > 0;
+        if (!may_wait)
+            break;
+        CUevent newest = stream->marks[(stream->first + stream->count - 1) % NVS_MARKS].event;
+        pthread_mutex_unlock(&stream->lock);
+        CUresult result = nvs_real.cuEventSynchronize(newest);
+        pthread_mutex_lock(&stream->lock);
+        may_wait = !nvs_capture_error(result);
+        if (!may_wait)
+            break;
+    }
+    pthread_mutex_unlock(&stream->lock);
+    return may_wait;
+}
+
+bool nvs_stream_finish(struct nvs_device *device, bool waits) {
+    bool finished = true;
+    CUstreamCaptureMode mode = nvs_capture_relax();
+    struct nvs_stream *stream = atomic_load_explicit(&device->streams, memory_order_acquire);
+    for (; stream != NULL && finished; stream = stream->next) {
+        uint64_t launched = nvs_stream_launched(stream);
+        CUcontext popped;
+        if (atomic_load_explicit(&stream->completed, memory_order_acquire) >= launched)
+            continue;
+        if (waits && nvs_real.cuCtxPushCurrent_v2(stream->context) == CUDA_SUCCESS) {
+            finished = nvs_stream_wait(stream, launched);
+            if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
+                nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed where memory is freed");
+        } else {
+            finished = nvs_stream_settle(stream) >= launched;
+        }
+    }
+    nvs_capture_restore(mode);
+    return finished;
+}
+
 // ---- The end of streams and contexts
 
 static void nvs_stream_end(struct nvs_stream *stream) {

@@ -80,6 +80,10 @@ void nvs_stream_due(struct nvs_stream *stream);
 // number of calls whose work has ended: that of all that were launched if nothing of this stream is in flight.
 uint64_t nvs_stream_settle(struct nvs_stream *stream);
 
+// Whether all that has been launched on the device so far is done: waits for it, or only looks. False: not yet, or,
+// where it should wait, a capture forbids to.
+bool nvs_stream_finish(struct nvs_device *device, bool waits);
+
 // Before the driver destroys a stream.
 void nvs_stream_ending(CUstream stream);
 

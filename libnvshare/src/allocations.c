@@ -1,0 +1,253 @@
+// The wrappers that allocate, free, and answer how much memory there is.
+//
+// Linear and pitched memory comes out of the device's arena and can move. Managed and stream-ordered memory, physical
+// handles on a device, and arrays are the driver's own: counted, and pinned. Stream-ordered memory counts until it is
+// freed, although its pool may keep it longer. A stream-ordered allocation that is only captured is a node of a graph
+// and is not counted.
+#include "call.h"
+#include "capture.h"
+#include "footprint.h"
+#include "library.h"
+#include "log.h"
+
+// Alignment of rows that is assumed before the driver has chosen the pitch.
+#define NVS_PITCH_BYTES 512u
+
+static struct nvs_device *nvs_memory_device(CUcontext *context) {
+    if (!nvs_library_start() || nvs_thread_join() == NULL || nvs_thread_self->allocates)
+        return NULL;
+    return nvs_device_current(context);
+}
+
+// Sets or clears the mark of a thread that is in the driver for memory: what the driver itself allocates there is
+// counted once.
+static void nvs_memory_inside(bool inside) {
+    if (nvs_thread_self != NULL)
+        nvs_thread_self->allocates = inside;
+}
+
+// Reserves, allocates by `allocate` (an expression that gives a CUresult), and remembers the result under `key`.
+#define NVS_ALLOCATE(device, context, size, allocate, key)                                                             \
+    do {                                                                                                               \
+        CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                 \
+        if (nvs_result != CUDA_SUCCESS)                                                                                \
+            return nvs_result;                                                                                         \
+        nvs_memory_inside(true);                                                                                       \
+        nvs_result = (allocate);                                                                                       \
+        nvs_memory_inside(false);                                                                                      \
+        if (nvs_result == CUDA_SUCCESS)                                                                                \
+            nvs_footprint_add((device), (context), (uint64_t)(key), (size));                                           \
+        else                                                                                                           \
+            nvs_footprint_release((device), (size));                                                                   \
+        return nvs_result;                                                                                             \
+    } while (0)
+
+NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
+    CUcontext context = NULL;
+    struct nvs_device *device = nvs_memory_device(&context);
+    if (nvs_real.cuMemAlloc_v2 == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    if (device == NULL || dptr == NULL || bytesize == 0)
+        return nvs_real.cuMemAlloc_v2(dptr, bytesize);
+    if (nvs_memory_ready(device))
+        return nvs_memory_allocate(device, context, bytesize, dptr);
+    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAlloc_v2(dptr, bytesize), *dptr);
+}
+
+NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
+                                       unsigned int ElementSizeBytes) {
+    CUcontext context = NULL;
+    struct nvs_device *device = nvs_memory_device(&context);
+    if (nvs_real.cuMemAllocPitch_v2 == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    if (device == NULL || dptr == NULL || pPitch == NULL || WidthInBytes > SIZE_MAX - NVS_PITCH_BYTES)
+        return nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes);
+    size_t row = (WidthInBytes + NVS_PITCH_BYTES - 1) / NVS_PITCH_BYTES * NVS_PITCH_BYTES;
+    size_t bytes = Height != 0 && row > SIZE_MAX / Height ? SIZE_MAX : row * Height;
+    bool known_element = ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16;
+    if (known_element && bytes != 0 && nvs_memory_ready(device)) {
+        CUresult result = nvs_memory_allocate(device, context, bytes, dptr);
+        if (result == CUDA_SUCCESS)
+            *pPitch = row;
+        return result;
+    }
+    NVS_ALLOCATE(device, context, bytes,
+                 nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes), *dptr);
+}
+
+NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags) {
+    CUcontext context = NULL;
+    struct nvs_device *device = nvs_memory_device(&context);
+    if (nvs_real.cuMemAllocManaged == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    if (device == NULL || dptr == NULL || bytesize == 0)
+        return nvs_real.cuMemAllocManaged(dptr, bytesize, flags);
+    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAllocManaged(dptr, bytesize, flags), *dptr);
+}
+
+#define NVS_ASYNC_WRAPPER(name, stream, params, args)                                                                  \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        CUcontext context = NULL;                                                                                      \
+        struct nvs_device *device = nvs_memory_device(&context);                                                       \
+        if (nvs_real.name == NULL)                                                                                     \
+            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
+        if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                 \
+            return nvs_real.name args;                                                                                 \
+        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr);                                            \
+    }
+
+NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
+                  (dptr, bytesize, hStream))
+NVS_ASYNC_WRAPPER(cuMemAllocAsync_ptsz, NVS_OWN(hStream), (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
+                  (dptr, bytesize, hStream))
+NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync, hStream,
+                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+                  (dptr, bytesize, pool, hStream))
+NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync_ptsz, NVS_OWN(hStream),
+                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
+                  (dptr, bytesize, pool, hStream))
+
+NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop,
+                                unsigned long long flags) {
+    struct nvs_device *device = NULL;
+    bool outermost = nvs_library_start() && nvs_thread_join() != NULL && !nvs_thread_self->allocates;
+    if (nvs_real.cuMemCreate == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (outermost && prop != NULL &&
+        prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE) // host memory is not on the card
+        device = nvs_device_of_ordinal(prop->location.id);
+    if (device == NULL || handle == NULL || size == 0)
+        return nvs_real.cuMemCreate(handle, size, prop, flags);
+    NVS_ALLOCATE(device, NULL, size, nvs_real.cuMemCreate(handle, size, prop, flags), *handle);
+}
+
+// ---- Arrays. Their size in memory is the driver's secret; what counts is the size of their elements.
+
+static size_t nvs_element_bytes(CUarray_format format, unsigned channels) {
+    switch (format) {
+    case CU_AD_FORMAT_UNSIGNED_INT8:
+    case CU_AD_FORMAT_SIGNED_INT8:
+        return channels;
+    case CU_AD_FORMAT_UNSIGNED_INT16:
+    case CU_AD_FORMAT_SIGNED_INT16:
+    case CU_AD_FORMAT_HALF:
+        return (size_t)2 * channels;
+    default:
+        return (size_t)4 * channels;
+    }
+}
+
+static size_t nvs_array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *array) {
+    size_t height = array->Height == 0 ? 1 : array->Height;
+    size_t depth = array->Depth == 0 ? 1 : array->Depth;
+    return array->Width * height * depth * nvs_element_bytes(array->Format, array->NumChannels);
+}
+
+NVS_EXPORT CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray) {
+    CUcontext context = NULL;
+    struct nvs_device *device = nvs_memory_device(&context);
+    if (nvs_real.cuArrayCreate_v2 == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
+        return nvs_real.cuArrayCreate_v2(pHandle, pAllocateArray);
+    CUDA_ARRAY3D_DESCRIPTOR array = {.Width = pAllocateArray->Width,
+                                     .Height = pAllocateArray->Height,
+                                     .Format = pAllocateArray->Format,
+                                     .NumChannels = pAllocateArray->NumChannels};
+    NVS_ALLOCATE(device, context, nvs_array_bytes(&array), nvs_real.cuArrayCreate_v2(pHandle, pAllocateArray),
+                 (uintptr_t)*pHandle);
+}
+
+NVS_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray) {
+    CUcontext context = NULL;
+    struct nvs_device *device = nvs_memory_device(&context);
+    if (nvs_real.cuArray3DCreate_v2 == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
+        return nvs_real.cuArray3DCreate_v2(pHandle, pAllocateArray);
+    NVS_ALLOCATE(device, context, nvs_array_bytes(pAllocateArray), nvs_real.cuArray3DCreate_v2(pHandle, pAllocateArray),
+                 (uintptr_t)*pHandle);
+}
+
+NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
+                                           const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
+                                           unsigned int numMipmapLevels) {
+    CUcontext context = NULL;
+    struct nvs_device *device = nvs_memory_device(&context);
+    if (nvs_real.cuMipmappedArrayCreate == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    if (device == NULL || pHandle == NULL || pMipmappedArrayDesc == NULL)
+        return nvs_real.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels);
+    size_t bytes = nvs_array_bytes(pMipmappedArrayDesc);
+    bytes += numMipmapLevels > 1 ? bytes / 3 : 0; // 1/4 + 1/16 + …
+    NVS_ALLOCATE(device, context, bytes, nvs_real.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels),
+                 (uintptr_t)*pHandle);
+}
+
+// ---- Freeing. Out of the table first: the address may be another allocation's as soon as the driver has freed it.
+
+// `owner`: the device whose arena the object lies in, or NULL.
+#define NVS_FREE_WRAPPER(name, owner, object, params, args)                                                            \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        if (nvs_real.name == NULL)                                                                                     \
+            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
+        struct nvs_device *nvs_owner = (owner);                                                                        \
+        if (nvs_owner != NULL)                                                                                         \
+            return nvs_memory_free(nvs_owner, (CUdeviceptr)(object));                                                  \
+        struct nvs_allocation allocation = nvs_footprint_take((uint64_t)(object));                                     \
+        CUresult result = nvs_real.name args;                                                                          \
+        if (allocation.key != 0 && result == CUDA_SUCCESS)                                                             \
+            nvs_footprint_release(allocation.device, allocation.bytes);                                                \
+        else if (allocation.key != 0)                                                                                  \
+            nvs_footprint_put(&allocation);                                                                            \
+        return result;                                                                                                 \
+    }
+#define NVS_FREE_ADDRESS_WRAPPER(name, params, args)                                                                   \
+    NVS_FREE_WRAPPER(name, nvs_memory_device_of(dptr), dptr, params, args)
+#define NVS_FREE_HANDLE_WRAPPER(name, handle, params, args)                                                            \
+    NVS_FREE_WRAPPER(name, NULL, (uintptr_t)(handle), params, args)
+
+NVS_FREE_ADDRESS_WRAPPER(cuMemFree_v2, (CUdeviceptr dptr), (dptr))
+NVS_FREE_ADDRESS_WRAPPER(cuMemFreeAsync, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
+NVS_FREE_ADDRESS_WRAPPER(cuMemFreeAsync_ptsz, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
+NVS_FREE_HANDLE_WRAPPER(cuMemRelease, handle, (CUmemGenericAllocationHandle handle), (handle))
+NVS_FREE_HANDLE_WRAPPER(cuArrayDestroy, hArray, (CUarray hArray), (hArray))
+NVS_FREE_HANDLE_WRAPPER(cuMipmappedArrayDestroy, hMipmappedArray, (CUmipmappedArray hMipmappedArray), (hMipmappedArray))
+
+// ---- Answers: a program with a limit sees a card of that size.
+
+NVS_EXPORT CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
+    struct nvs_device *device = nvs_memory_device(NULL);
+    if (nvs_real.cuMemGetInfo_v2 == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    uint64_t limit_bytes, footprint_bytes;
+    CUresult result = CUDA_SUCCESS;
+    if (device != NULL)
+        result = nvs_device_memory(device, &limit_bytes, &footprint_bytes);
+    if (result == CUDA_SUCCESS)
+        result = nvs_real.cuMemGetInfo_v2(free_bytes, total_bytes);
+    if (result != CUDA_SUCCESS || device == NULL || free_bytes == NULL || total_bytes == NULL)
+        return result;
+    if (*total_bytes > limit_bytes)
+        *total_bytes = limit_bytes;
+    uint64_t left_bytes = limit_bytes > footprint_bytes ? limit_bytes - footprint_bytes : 0;
+    if (*free_bytes > left_bytes)
+        *free_bytes = left_bytes;
+    return result;
+}
+
+NVS_EXPORT CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev) {
+    if (!nvs_library_start() || nvs_real.cuDeviceTotalMem_v2 == NULL)
+        return CUDA_ERROR_NO_DEVICE;
+    CUresult result = nvs_real.cuDeviceTotalMem_v2(bytes, dev);
+    struct nvs_device *device = nvs_device_of_ordinal(dev);
+    if (result != CUDA_SUCCESS || device == NULL || bytes == NULL)
+        return result;
+    uint64_t limit_bytes, footprint_bytes;
+    result = nvs_device_memory(device, &limit_bytes, &footprint_bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (*bytes > limit_bytes)
+        *bytes = limit_bytes;
+    return result;
+}

@@ -1,0 +1,60 @@
+#include "extent.h"
+
+#include "log.h"
+
+CUresult nvs_extent_access(const struct nvs_device *device, const struct nvs_extent *extent) {
+    CUmemAccessDesc access[NVS_DEVICES_MAX];
+    uint32_t accessed_by = atomic_load_explicit(&device->accessed_by, memory_order_acquire);
+    size_t count = 0;
+    for (int i = 0; i < NVS_DEVICES_MAX; i++)
+        if (i == device->ordinal || (accessed_by >> i & 1) != 0)
+            access[count++] = (CUmemAccessDesc){.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = i},
+                                                .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    return nvs_real.cuMemSetAccess(extent->address, extent->bytes, access, count);
+}
+
+static CUresult nvs_extent_create(struct nvs_device *device, uint64_t bytes, CUmemGenericAllocationHandle *handle) {
+    CUmemAllocationProp properties = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                      .requestedHandleTypes =
+                                          device->memory.exports ? CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR : 0,
+                                      .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device->ordinal},
+                                      .allocFlags = {.gpuDirectRDMACapable = device->memory.rdma}};
+    CUresult result = nvs_real.cuMemCreate(handle, bytes, &properties, 0);
+    if (device->memory.exports && (result == CUDA_ERROR_NOT_SUPPORTED || result == CUDA_ERROR_NOT_PERMITTED)) {
+        nvs_log_once(NVS_LOG_INFO, "%s: its memory cannot be shared as descriptors here", device->uuid);
+        device->memory.exports = false;
+        return nvs_extent_create(device, bytes, handle);
+    }
+    return result;
+}
+
+CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent) {
+    CUmemGenericAllocationHandle handle = 0;
+    CUresult result = nvs_extent_create(device, extent->bytes, &handle);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = nvs_real.cuMemMap(extent->address, extent->bytes, 0, handle, 0);
+    if (result == CUDA_SUCCESS) {
+        result = nvs_extent_access(device, extent);
+        if (result == CUDA_SUCCESS) {
+            extent->handle = handle;
+            return CUDA_SUCCESS;
+        }
+        if (nvs_real.cuMemUnmap(extent->address, extent->bytes) != CUDA_SUCCESS)
+            nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays mapped", device->uuid);
+    }
+    if (nvs_real.cuMemRelease(handle) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays allocated", device->uuid);
+    return result;
+}
+
+CUresult nvs_extent_drop(struct nvs_extent *extent) {
+    CUresult result = nvs_real.cuMemUnmap(extent->address, extent->bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
+    // Nothing is mapped any more; a handle that the driver does not take back can only be lost.
+    if (nvs_real.cuMemRelease(extent->handle) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_ERROR, "the driver does not take physical memory back: it stays allocated");
+    extent->handle = 0;
+    return CUDA_SUCCESS;
+}

@@ -1,0 +1,66 @@
+// A device's linear memory: what cuMemAlloc gives comes out of one reservation of addresses, backed by extents.
+//
+// The addresses of a block are its own until it is freed; the physical memory under them may leave and come back.
+// Freeing waits for what was launched before it, as the driver's own cuMemFree does; where that cannot be waited for (a
+// stream is being captured), the block is in quarantine: gone for the program, its addresses not yet used again.
+//
+// Locks: a memory's `lock` may be held over calls of the driver. A device's `lock` may be taken under it; a stream's
+// never.
+#ifndef NVS_MEMORY_H
+#define NVS_MEMORY_H
+
+#include "arena.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct nvs_device;
+
+struct nvs_memory {
+    // Of the reservation; 0 bytes: there is none. Written once, before any address of it is known outside.
+    _Atomic uint64_t address, bytes;
+
+    pthread_mutex_t lock;
+    // Under lock:
+    bool tried; // to reserve addresses
+    struct nvs_arena arena;
+    bool exports;             // its extents can be handed to other processes as descriptors
+    bool rdma;                // its extents can be reached by other devices on the bus
+    CUcontext context;        // of the last allocation
+    struct nvs_block *ending; // blocks in quarantine
+    uint64_t identity;        // of the last block
+};
+
+// After a fork, and before first use: nothing is known.
+void nvs_memory_reset(struct nvs_memory *memory);
+
+// True if this device's linear memory comes out of a reservation; tries to make one the first time.
+bool nvs_memory_ready(struct nvs_device *device);
+
+// The device whose linear memory has this address, or NULL. Without a lock.
+struct nvs_device *nvs_memory_device_of(CUdeviceptr address);
+
+// Allocates, waiting for the scheduler if need be. CUDA_SUCCESS and the address, CUDA_ERROR_OUT_OF_MEMORY, or the error
+// of the setting without a relay.
+CUresult nvs_memory_allocate(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address);
+
+// Frees the block that begins there. CUDA_ERROR_INVALID_VALUE: none does.
+CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address);
+
+// Ends the blocks in quarantine if nothing is in flight any more. False: some are left, look again.
+bool nvs_memory_sweep(struct nvs_device *device);
+
+// A context has ended, and its allocations with it.
+void nvs_memory_context_ended(CUcontext context);
+
+// Gives the memory of extents without blocks back. Caller holds the memory's lock.
+void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to);
+
+// A context of this device that lives: that of the last allocation if it does. NULL: none. Caller holds the memory's
+// lock.
+CUcontext nvs_memory_context(struct nvs_device *device);
+
+// The extent's copy in host memory is of no use any more: its blocks are gone. Caller holds the memory's lock.
+void nvs_swap_forget(struct nvs_extent *extent);
+
+#endif
