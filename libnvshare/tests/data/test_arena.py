@@ -18,7 +18,7 @@ History = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def history(programs: Path) -> History:
-    """Runs a random history, which compares every step with a list; returns the figures at its height and after half."""
+    """Runs a random history, compared with a list at every step; returns the figures at its height and after half."""
 
     def run(pattern: str, steps: int, *, seed: int = 1, room_mib: int = PLENTY_MIB) -> dict[str, Any]:
         command = [str(programs / "arena_history"), pattern, str(steps), str(seed), str(room_mib)]

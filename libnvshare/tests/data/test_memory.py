@@ -191,3 +191,125 @@ def test_a_question_about_memory_waits_for_the_first_plan(relay: ScriptedRelay, 
     client.grant(limit_bytes=GIB)
     assert program.said() == {"total": GIB}
     program.end()
+
+
+def test_a11_needed_bytes_are_whole_extents_and_the_footprint_is_exact(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        held = [gpu.allocate(1000), gpu.allocate(1000), gpu.allocate(21 * MIB)]
+        say(held=True)
+        hear()
+        for each in held:
+            ok(driver.cuMemFree(each))
+        say(held=False)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    client.report_where(
+        lambda report: (
+            (report.footprint_bytes, report.needed_bytes, report.resident_bytes)
+            == (21 * MIB + 2000, 24 * MIB, 24 * MIB)
+        )
+    )
+    since = len(client.reports)
+    program.tell()
+    program.said()
+    client.report_where(
+        lambda report: (report.footprint_bytes, report.needed_bytes, report.resident_bytes) == (0, 0, 0), since
+    )
+    program.tell()
+    program.end()
+
+
+def test_an_allocation_into_free_room_of_its_extents_needs_nothing_new(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        first = gpu.allocate(MIB)
+        second = gpu.allocate(MIB // 2)
+        say(distance=abs(int(second) - int(first)))
+        """
+    )
+    relay.client_with_plan(resident_bytes=2 * MIB)
+    assert program.said() == {"distance": MIB}
+    program.end()
+
+
+def test_what_waits_says_what_it_would_need(relay: ScriptedRelay, run: Run) -> None:
+    program = run("gpu = Gpu()\ngpu.allocate(3 * MIB)\nsay(done=True)")
+    client = relay.client_with_plan(resident_bytes=0)
+    waiting = client.report_where(lambda report: report.allocation_waits)
+    assert (waiting.wanted_bytes, waiting.wanted_needed_bytes) == (3 * MIB, 4 * MIB)
+    client.grant(resident_bytes=4 * MIB)
+    program.said()
+    program.end()
+
+
+def test_memory_that_is_freed_twice_or_unknown_is_an_error(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        held, other = gpu.allocate(MIB), gpu.allocate(MIB)
+        inside = error_of(driver.cuMemFree(driver.CUdeviceptr(int(held) + 512)))
+        ok(driver.cuMemFree(held))
+        say(inside=inside, twice=error_of(driver.cuMemFree(held)), null=error_of(driver.cuMemFree(0)))
+        """
+    )
+    relay.client_with_plan()
+    invalid = "CUDA_ERROR_INVALID_VALUE"
+    assert program.said() == {"inside": invalid, "twice": invalid, "null": "CUDA_SUCCESS"}
+    program.end()
+
+
+def test_freeing_waits_for_the_work_that_was_launched_before(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        one, two = gpu.allocate(MIB), gpu.allocate(MIB)
+        stream = ok(driver.cuStreamCreate(1))
+        gpu.spin(MS)
+        gpu.synchronize()
+        begin = now_ns()
+        gpu.spin(100 * MS, stream)
+        ok(driver.cuMemFree(one))
+        waited_ns = now_ns() - begin
+        ok(driver.cuMemFree(two))
+        say(waited_ms=waited_ns / MS, idle=error_of(driver.cuStreamQuery(stream)))
+        """
+    )
+    relay.client_with_plan()
+    words = program.said()
+    assert words["waited_ms"] >= 99
+    assert words["idle"] == "CUDA_SUCCESS"
+    program.end()
+
+
+def test_a_block_that_is_freed_during_a_capture_is_reused_only_after_it(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        held = gpu.allocate(20 * MIB)
+        stream = ok(driver.cuStreamCreate(1))
+        ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+        gpu.spin(MS, stream)
+        ok(driver.cuMemFree(held))
+        during = gpu.allocate(20 * MIB)
+        say(reused=int(during) == int(held))
+        hear()
+        ok(driver.cuStreamEndCapture(stream))
+        say(ended=True)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    assert program.said() == {"reused": False}
+    client.report_where(lambda report: (report.footprint_bytes, report.needed_bytes) == (20 * MIB, 40 * MIB))
+    since = len(client.reports)
+    program.tell()
+    program.said()
+    client.report_where(lambda report: (report.footprint_bytes, report.needed_bytes) == (20 * MIB, 20 * MIB), since)
+    program.tell()
+    program.end()
