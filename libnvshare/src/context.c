@@ -2,6 +2,7 @@
 #include "call.h"
 #include "capture.h"
 #include "footprint.h"
+#include "host_pool.h"
 #include "library.h"
 
 NVS_EXPORT CUresult cuInit(unsigned int Flags) {
@@ -11,6 +12,17 @@ NVS_EXPORT CUresult cuInit(unsigned int Flags) {
     if (result == CUDA_SUCCESS)
         nvs_devices_learn();
     return result;
+}
+
+// Around the call that ends a context: nothing of ours goes on in it.
+static void nvs_context_hold(CUcontext context) {
+    nvs_pool_context_hold();
+    nvs_stream_context_hold(context);
+}
+
+static void nvs_context_release(CUcontext context, bool ended) {
+    nvs_stream_context_release(context, ended);
+    nvs_pool_context_release(context, ended);
 }
 
 static void nvs_context_ended(CUcontext context) {
@@ -23,9 +35,9 @@ static void nvs_context_ended(CUcontext context) {
     NVS_EXPORT CUresult name(CUcontext ctx) {                                                                          \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
             return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
-        nvs_stream_context_hold(ctx);                                                                                  \
+        nvs_context_hold(ctx);                                                                                         \
         CUresult result = nvs_real.name(ctx);                                                                          \
-        nvs_stream_context_release(ctx, result == CUDA_SUCCESS);                                                       \
+        nvs_context_release(ctx, result == CUDA_SUCCESS);                                                              \
         if (result == CUDA_SUCCESS)                                                                                    \
             nvs_context_ended(ctx);                                                                                    \
         return result;                                                                                                 \
@@ -106,10 +118,10 @@ NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
             return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
         CUcontext context = nvs_primary_context(dev);                                                                  \
-        nvs_stream_context_hold(context);                                                                              \
+        nvs_context_hold(context);                                                                                     \
         CUresult result = nvs_real.name(dev);                                                                          \
         bool ended = result == CUDA_SUCCESS && context != NULL && !nvs_primary_active(dev);                            \
-        nvs_stream_context_release(context, ended);                                                                    \
+        nvs_context_release(context, ended);                                                                           \
         if (ended) {                                                                                                   \
             atomic_store_explicit(&nvs_device_of_ordinal(dev)->primary_context, NULL, memory_order_release);           \
             nvs_context_ended(context);                                                                                \

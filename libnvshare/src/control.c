@@ -1,5 +1,6 @@
 #include "control.h"
 
+#include "background.h"
 #include "clock.h"
 #include "log.h"
 #include "session.h"
@@ -9,7 +10,6 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
@@ -17,8 +17,6 @@
 #include <unistd.h>
 
 #define LEAVE_WITHIN_NS (50 * NVS_NS_PER_MS)
-// The hooks call the driver on this stack. It is address space; only pages that are touched cost memory.
-#define STACK_BYTES (512u * 1024u)
 
 enum life {
     LIFE_NONE,    // no thread
@@ -129,30 +127,6 @@ static void *run(void *unused) {
     return NULL;
 }
 
-// Makes the thread with all signals blocked: the program's handlers must not run on it.
-static int make_thread(void) {
-    pthread_attr_t attributes;
-    int error = pthread_attr_init(&attributes);
-    if (error != 0)
-        return error;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    pthread_t thread;
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    error = pthread_create(&thread, &attributes, run, NULL);
-    if (error == EINVAL) { // a program with large thread-local variables, which count against the stack
-        pthread_attr_destroy(&attributes);
-        pthread_attr_init(&attributes);
-        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        error = pthread_create(&thread, &attributes, run, NULL);
-    }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
-    return error;
-}
-
 static int start_thread(const struct nvs_control_hooks *hooks) {
     int error = atomic_load(&wake_descriptor) < 0 ? open_wake_descriptor() : 0;
     if (error != 0)
@@ -162,7 +136,7 @@ static int start_thread(const struct nvs_control_hooks *hooks) {
     atomic_store(&disconnected_since_ns, now_ns);
     atomic_store(&awake, true);
     atomic_store(&life, LIFE_RUNS);
-    error = make_thread();
+    error = nvs_background_start(run, NULL);
     if (error != 0)
         atomic_store(&life, LIFE_NONE);
     return error;

@@ -5,6 +5,7 @@
 #include "device.h"
 #include "driver.h"
 #include "footprint.h"
+#include "host_pool.h"
 #include "log.h"
 #include "settings.h"
 #include "stream.h"
@@ -20,7 +21,18 @@ bool nvs_library_leaving(void) {
     return atomic_load_explicit(&nvs_library_ends, memory_order_relaxed);
 }
 
+static void nvs_atfork_prepare(void) {
+    nvs_control_atfork_prepare();
+    nvs_pool_atfork_prepare();
+}
+
+static void nvs_atfork_parent(void) {
+    nvs_pool_atfork_parent();
+    nvs_control_atfork_parent();
+}
+
 static void nvs_atfork_child(void) {
+    nvs_pool_atfork_child();
     nvs_control_atfork_child();
     nvs_driver_atfork_child();
     nvs_capture_atfork_child();
@@ -33,7 +45,7 @@ static void nvs_atfork_child(void) {
 static void nvs_library_prepare(void) {
     (void)nvs_settings_read();
     nvs_thread_prepare();
-    if (pthread_atfork(nvs_control_atfork_prepare, nvs_control_atfork_parent, nvs_atfork_child) != 0)
+    if (pthread_atfork(nvs_atfork_prepare, nvs_atfork_parent, nvs_atfork_child) != 0)
         nvs_log(NVS_LOG_WARN, "pthread_atfork failed: children that use the GPU are not managed");
 }
 
@@ -52,5 +64,6 @@ __attribute__((destructor)) static void nvs_library_end(void) {
         pthread_cond_broadcast(&nvs_devices[i].changed);
         pthread_mutex_unlock(&nvs_devices[i].lock);
     }
+    nvs_pool_leave();
     nvs_control_leave();
 }

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-DEFAULTS = ["/run/nvshare/client/nvshare.sock", "0", "10", "1"]
+DEFAULTS = ["/run/nvshare/client/nvshare.sock", "0", "10", "1", "0"]
 WAIT, UNMANAGED, FAIL = "0", "1", "2"
+AUTO, OWN, ARENA, SPARSE = "0", "1", "2", "3"
 ERROR, WARN, INFO, DEBUG = "0", "1", "2", "3"
 
 
@@ -27,8 +28,14 @@ def test_without_variables_the_defaults_hold(programs: Path) -> None:
 
 
 def test_empty_variables_are_as_none(programs: Path) -> None:
-    names = ("NVSHARE_SOCKET", "NVSHARE_LOG", "NVSHARE_WITHOUT_RELAY", "NVSHARE_WITHOUT_RELAY_SECONDS")
-    assert read(programs, **dict.fromkeys(names, "")) == (DEFAULTS, "")
+    names = (
+        "NVSHARE_SOCKET",
+        "NVSHARE_LOG",
+        "NVSHARE_WITHOUT_RELAY",
+        "NVSHARE_WITHOUT_RELAY_SECONDS",
+        "NVSHARE_HOST_MEMORY",
+    )
+    assert read(programs, **{f"NVSHARE_{name}": "" for name in names}) == (DEFAULTS, "")
 
 
 def test_each_variable_is_read(programs: Path) -> None:
@@ -38,8 +45,9 @@ def test_each_variable_is_read(programs: Path) -> None:
         NVSHARE_LOG="debug",
         NVSHARE_WITHOUT_RELAY="fail",
         NVSHARE_WITHOUT_RELAY_SECONDS="3",
+        NVSHARE_HOST_MEMORY="own",
     )
-    assert settings == ["/tmp/s", FAIL, "3", DEBUG]
+    assert settings == ["/tmp/s", FAIL, "3", DEBUG, OWN]
     assert said == ""
 
 
@@ -48,11 +56,17 @@ def test_each_policy_without_a_relay_has_a_word(programs: Path, word: str, polic
     assert read(programs, NVSHARE_WITHOUT_RELAY=word)[0][1] == policy
 
 
+@pytest.mark.parametrize(("word", "source"), [("auto", AUTO), ("own", OWN), ("arena", ARENA), ("sparse", SPARSE)])
+def test_each_source_of_host_memory_has_a_word(programs: Path, word: str, source: str) -> None:
+    assert read(programs, NVSHARE_HOST_MEMORY=word)[0][4] == source
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("NVSHARE_LOG", "loud"),
         ("NVSHARE_WITHOUT_RELAY", "Wait"),
+        ("NVSHARE_HOST_MEMORY", "mine"),
         ("NVSHARE_WITHOUT_RELAY_SECONDS", "-1"),
         ("NVSHARE_WITHOUT_RELAY_SECONDS", "10s"),
         ("NVSHARE_WITHOUT_RELAY_SECONDS", "86401"),
