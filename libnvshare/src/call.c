@@ -97,14 +97,6 @@ enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy) {
     return NVS_CLASS_OF_DESCRIPTOR(copy);
 }
 
-static struct nvs_device *nvs_device_of_context(CUcontext context) {
-    if (context == NULL || nvs_real.cuCtxPushCurrent_v2(context) != CUDA_SUCCESS)
-        return NULL;
-    struct nvs_device *device = nvs_device_current(NULL);
-    CUcontext popped;
-    return nvs_real.cuCtxPopCurrent_v2(&popped) == CUDA_SUCCESS ? device : NULL;
-}
-
 CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream) {
     *call = nvs_call_unmanaged;
     if (!nvs_library_start())

@@ -126,6 +126,14 @@ struct nvs_device *nvs_device_current(CUcontext *current) {
     return nvs_device_of_ordinal(device);
 }
 
+struct nvs_device *nvs_device_of_context(CUcontext context) {
+    if (context == NULL || nvs_real.cuCtxPushCurrent_v2(context) != CUDA_SUCCESS)
+        return NULL;
+    struct nvs_device *device = nvs_device_current(NULL);
+    CUcontext popped;
+    return nvs_real.cuCtxPopCurrent_v2(&popped) == CUDA_SUCCESS ? device : NULL;
+}
+
 void nvs_device_context_seen(CUcontext context) {
     if (context == NULL || atomic_load_explicit(&nvs_several_contexts, memory_order_acquire))
         return;

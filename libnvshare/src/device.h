@@ -99,6 +99,9 @@ void nvs_devices_learn(void);
 // The device of the calling thread's current context; NULL if there is none, or the driver is not started.
 struct nvs_device *nvs_device_current(CUcontext *context);
 
+// The device of this context; NULL: none, or it is not usable.
+struct nvs_device *nvs_device_of_context(CUcontext context);
+
 // The device with this ordinal (a CUdevice); NULL if there is none.
 struct nvs_device *nvs_device_of_ordinal(int ordinal);
 

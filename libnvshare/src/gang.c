@@ -28,6 +28,17 @@ bool nvs_gang_seen(struct nvs_device *device) {
     return atomic_load_explicit(&device->gang, memory_order_acquire);
 }
 
+NVS_EXPORT CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags) {
+    if (!nvs_library_start() || nvs_real.cuCtxEnablePeerAccess == NULL)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    CUresult result = nvs_real.cuCtxEnablePeerAccess(peerContext, Flags);
+    if (result == CUDA_SUCCESS) {
+        nvs_gang_note(nvs_device_current(NULL), "access to another device");
+        nvs_gang_note(nvs_device_of_context(peerContext), "access from another device");
+    }
+    return result;
+}
+
 // This process is one of several ranks, with the device that is current.
 static void nvs_nccl_ranks(int ranks) {
     if (ranks < 2 || !nvs_library_start())

@@ -77,6 +77,21 @@ def test_e11_nccl_over_all_devices_of_a_process_ties_each(relay: ScriptedRelay, 
     assert tied(client, gpus) == [True, True]
 
 
+def test_e11_access_between_two_devices_ties_both(relay: ScriptedRelay, run: Run) -> None:
+    call = "say(result=error_of(driver.cuCtxEnablePeerAccess(gpus[0].context, 0)))"
+    client, gpus, given = started(run, relay, call)
+    assert given == "CUDA_SUCCESS"
+    for gpu in gpus:
+        client.report_where(lambda report, gpu=gpu: report.gpu == gpu and report.gang)  # type: ignore[misc]
+
+
+def test_e11_access_that_the_driver_refuses_ties_nothing(relay: ScriptedRelay, run: Run) -> None:
+    call = "say(result=error_of(driver.cuCtxEnablePeerAccess(gpus[1].context, 0)))"
+    client, gpus, given = started(run, relay, call)
+    assert given != "CUDA_SUCCESS"
+    assert tied(client, gpus) == [False, False]
+
+
 def test_who_looks_for_nccl_and_has_none_finds_none(run: Run) -> None:
     program = run("import ctypes\nsay(found=hasattr(ctypes.CDLL(None), 'ncclCommInitRank'))")
     assert program.said() == {"found": False}
