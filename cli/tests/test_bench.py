@@ -47,6 +47,27 @@ async def test_launch_overhead_compares_the_same_launches_with_and_without() -> 
     assert sorted(added_ns)[2] == pytest.approx(summary["ns_per_launch"])
 
 
+async def test_b1_b2_b9_quotas_hold_for_one_program_for_four_and_through_random_changes() -> None:
+    result = await run_scenario("memory-quota", BenchOptions(emulated=True))
+    assert result.ok, [row.status for row in result.rows]
+    assert result.summary["quota_changes"] == 100
+    assert result.summary["quota_seconds"] <= 1.0
+
+
+async def test_a4_three_programs_that_fit_are_never_moved_whatever_their_demand() -> None:
+    result = await run_scenario("trio-small-fit", BenchOptions(emulated=True, seconds=2.0))
+    assert result.ok
+    assert result.summary["swap_bytes"] == 0
+
+
+async def test_a10_the_idle_trio_is_compared_with_one_alone_and_without_nvshare() -> None:
+    result = await run_scenario("trio-idle", BenchOptions(emulated=True, seconds=0.6, pairs=1))
+    assert result.ok
+    assert len(result.rows) == 7
+    assert 0 < result.summary["min_solo_ratio"] <= 1.1
+    assert result.summary["swap_bytes"] == 0
+
+
 async def test_the_same_work_in_serial_mode_gives_the_same_checksums() -> None:
     options = BenchOptions(emulated=True, seconds=0.3)
     result = await run_scenario("pair-large-serial", options)

@@ -92,6 +92,7 @@ def answer_between(started_seconds: float, ended_seconds: float) -> Answer:
         iterations_per_second=1.0,
         started_ns=round(started_seconds * 1e9),
         ended_ns=round(ended_seconds * 1e9),
+        finished_ns=round(ended_seconds * 1e9),
         progress=(),
         checksum="00",
         correct=True,

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.errors import CommandError
@@ -42,8 +44,10 @@ class LaunchedNode:
             self.process.wait()
 
 
-def launch_node(options: NodeOptions, *, detach: bool) -> LaunchedNode:
-    """Start `nvshare up` in the background; return when it serves.
+def launch_node(
+    options: NodeOptions, *, detach: bool, settings: Mapping[str, str] = MappingProxyType({})
+) -> LaunchedNode:
+    """Start `nvshare up` in the background, with `settings` in its environment; return when it serves.
 
     A detached node outlives this process; another one ends when this process ends. Its output goes to `logs/up.log`.
     Raises CommandError with the node's own words when it does not start.
@@ -69,6 +73,7 @@ def launch_node(options: NodeOptions, *, detach: bool) -> LaunchedNode:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **settings},
                 cwd="/" if detach else None,  # it would keep a folder busy that it does not need
             )
     finally:

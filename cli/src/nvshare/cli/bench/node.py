@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.environment import EmulatedCards, with_emulator
@@ -34,13 +35,13 @@ class BenchNode:
 
     @contextlib.asynccontextmanager
     async def environment(
-        self, name: str, gpus: Sequence[GpuStatus], *, managed: bool
+        self, name: str, gpus: Sequence[GpuStatus], *, managed: bool, memory_limit_bytes: int = 0
     ) -> AsyncIterator[Mapping[str, str]]:
         """For a program on `gpus`: under a share that ends with the context, or (not `managed`) without nvshare."""
         base = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "NVSHARE_SOCKET")}
         uuids = [gpu.uuid for gpu in gpus]
         if managed:
-            async with shared(self.directory, uuids, name, 0, base) as environment:
+            async with shared(self.directory, uuids, name, memory_limit_bytes, base) as environment:
                 yield environment
             return
         base["CUDA_VISIBLE_DEVICES"] = ",".join(uuids)
@@ -48,11 +49,16 @@ class BenchNode:
 
 
 @contextlib.asynccontextmanager
-async def temporary_node(options: NodeOptions) -> AsyncIterator[BenchNode]:
-    """A node with `options`, but in a new folder, which goes with the context unless something failed."""
+async def temporary_node(
+    options: NodeOptions, settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[BenchNode]:
+    """A node with `options`, but in a new folder, which goes with the context unless something failed.
+
+    `settings` are further variables in its environment.
+    """
     with _temporary_folder() as folder:
         node_options = replace(options, directory=folder)
-        launched = launch_node(node_options, detach=False)
+        launched = launch_node(node_options, detach=False, settings=settings)
         try:
             directory = NodeDirectory(folder)
             status = await fetch_status(directory)

@@ -18,16 +18,11 @@ from nvshare.cli.bench.scenario import (
     run_together,
 )
 from nvshare.cli.bench.throughput import common_speeds
-from nvshare.cli.bench.workload import LARGE, SMALL, Answer, Bounds, Workload, named
+from nvshare.cli.bench.workload import LARGE, SMALL, Answer, Bounds, numbered
 
 SECONDS = 5.0
 SERIAL_SECONDS = 10.0
 SERIAL_GPU_MEMORY_BYTES = 32 * 2**30
-
-
-def numbered(workload: Workload, count: int) -> list[Workload]:
-    """The same program several times, with a name for each."""
-    return [named(workload, f"{workload.name}-{number}") for number in range(1, count + 1)]
 
 
 async def run_pair_small(options: BenchOptions, steps: Steps) -> Findings:

@@ -5,12 +5,18 @@ from datetime import UTC, datetime
 
 from nvshare.cli.bench.demo import DEMO
 from nvshare.cli.bench.grant_latency import GRANT_LATENCY
+from nvshare.cli.bench.growth import GROW_AFTER_ADMISSION
 from nvshare.cli.bench.launch_overhead import LAUNCH_OVERHEAD
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.pairs import PAIR_LARGE_SERIAL, PAIR_SMALL
+from nvshare.cli.bench.quotas import MEMORY_QUOTA
+from nvshare.cli.bench.residents import TRIO_IDLE, TRIO_SMALL_FIT
 from nvshare.cli.bench.result import Result
 from nvshare.cli.bench.scenario import Scenario, Steps
 from nvshare.cli.bench.solo import SOLO_LARGE, SOLO_SMALL
+from nvshare.cli.bench.survivor import SURVIVOR
+from nvshare.cli.bench.swap_speed import SWAP_SPEED
+from nvshare.cli.bench.turn_taking import PAIR_LARGE_AUTO, QUAD_LARGE_AUTO
 from nvshare.cli.bench.two_gpus import TWO_GPUS
 from nvshare.cli.errors import CommandError
 
@@ -21,6 +27,14 @@ SCENARIOS: Mapping[str, Scenario] = {
         SOLO_SMALL,
         PAIR_SMALL,
         PAIR_LARGE_SERIAL,
+        PAIR_LARGE_AUTO,
+        QUAD_LARGE_AUTO,
+        TRIO_SMALL_FIT,
+        TRIO_IDLE,
+        SURVIVOR,
+        GROW_AFTER_ADMISSION,
+        SWAP_SPEED,
+        MEMORY_QUOTA,
         TWO_GPUS,
         LAUNCH_OVERHEAD,
         GRANT_LATENCY,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -69,11 +69,17 @@ def gpu_words(*gpus: GpuStatus) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A program, when it ends, and the GPUs (positions in the node's list) that it uses."""
+    """A program, when it ends, and the GPUs (positions in the node's list) that it uses.
+
+    `limit_bytes` is its memory quota (0: none), `prefix` a command that runs it, `settings` further environment.
+    """
 
     workload: Workload
     bounds: Bounds
     gpus: tuple[int, ...] = (0,)
+    limit_bytes: int = 0
+    prefix: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def on(self, node: BenchNode) -> list[GpuStatus]:
         """Its GPUs on this node."""
@@ -93,17 +99,32 @@ async def run_together(
 
     With `wait_for_start` none starts before all have warmed up: only for programs that fit side by side.
     """
+    wait = "--wait-for-start" if wait_for_start else None
+    async with started(node, options, jobs, managed=managed, wait=wait) as programs:
+        return list(await asyncio.gather(*(program.answer() for program in programs)))
+
+
+@contextlib.asynccontextmanager
+async def started(
+    node: BenchNode, options: BenchOptions, jobs: Sequence[Job], *, managed: bool, wait: str | None = None
+) -> AsyncIterator[list[RunningWorkload]]:
+    """Programs that run at the same time, in order; those that still run end with the context.
+
+    `wait` is the workloads' option for what they wait with until all are as far (workloads/loop.py).
+    """
     async with contextlib.AsyncExitStack() as stack:
         programs: list[RunningWorkload] = []
         for job in jobs:
             environment = await stack.enter_async_context(
-                node.environment(job.workload.name, job.on(node), managed=managed)
+                node.environment(job.workload.name, job.on(node), managed=managed, memory_limit_bytes=job.limit_bytes)
             )
             command = job.workload.command(emulated=options.emulated, gpus=len(job.gpus)) + job.bounds.arguments()
-            process = running(job.workload.name, command, environment, node.logs, wait_for_start=wait_for_start)
+            command += [wait] if wait is not None else []
+            command = [*job.prefix, *command]
+            process = running(job.workload.name, command, {**environment, **job.settings}, node.logs)
             programs.append(await stack.enter_async_context(process))
-        if wait_for_start:
+        if wait is not None:
             await asyncio.gather(*(program.ready() for program in programs))
             for program in programs:
                 program.go()
-        return list(await asyncio.gather(*(program.answer() for program in programs)))
+        yield programs

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ class Workload:
     """A workload program and its size.
 
     On an emulated card it has `memory_bytes` in all and kernels of `kernel_ns`; on a real one it is PyTorch's
-    `z = x + y` with `side` rows and columns.
+    `z = x + y` with `side` rows and columns. `options` are further arguments (workloads/loop.py).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Workload:
     kernel_ns: int
     side: int = 0
     seed: int = 1
+    options: tuple[str, ...] = ()
 
     def command(self, *, emulated: bool, gpus: int = 1) -> list[str]:
         """The command line, without its bounds, for a program that does the same on each of its `gpus`.
@@ -37,14 +39,14 @@ class Workload:
         start = [sys.executable, "-m"]
         if emulated:
             size = ["--memory-bytes", str(self.memory_bytes), "--kernel-ns", str(self.kernel_ns)]
-            start += ["nvshare.cli.workloads.emulated", "--seed", str(self.seed), *size]
+            start += ["nvshare.cli.workloads.emulated", *size]
         else:
             if importlib.util.find_spec("torch") is None:
                 raise CommandError(
                     f"on a real GPU this runs PyTorch: install torch for {sys.executable}, or add --emulate"
                 )
             start += ["nvshare.cli.workloads.pytorch", "--side", str(self.side)]
-        return [*start, "--name", self.name, "--gpus", str(gpus)]
+        return [*start, "--name", self.name, "--gpus", str(gpus), "--seed", str(self.seed), *self.options]
 
 
 # The predecessor's sizes; times on an H200. Four tensors: x, y, the old z and the new z.
@@ -55,6 +57,11 @@ SMALL = Workload("small", memory_bytes=4 * 4 * 14_000**2, kernel_ns=540_000, sid
 def named(workload: Workload, name: str) -> Workload:
     """The same program under another name."""
     return replace(workload, name=name)
+
+
+def numbered(workload: Workload, count: int) -> list[Workload]:
+    """The same program several times, with a name for each."""
+    return [named(workload, f"{workload.name}-{number}") for number in range(1, count + 1)]
 
 
 @dataclass(frozen=True)
@@ -72,13 +79,14 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a workload said of its run; times are CLOCK_MONOTONIC."""
+    """What a workload said of its run; times are CLOCK_MONOTONIC. `finished_ns`: with its results checked."""
 
     seconds: float
     iterations: int
     iterations_per_second: float
     started_ns: int
     ended_ns: int
+    finished_ns: int
     progress: tuple[tuple[int, int], ...] = field(repr=False)
     checksum: str
     correct: bool
@@ -92,6 +100,7 @@ class Answer:
             iterations_per_second=float(document["iterations_per_second"]),
             started_ns=int(document["started_ns"]),
             ended_ns=int(document["ended_ns"]),
+            finished_ns=int(document["finished_ns"]),
             progress=tuple((int(time_ns), int(done)) for time_ns, done in document["progress"]),
             checksum=str(document["checksum"]),
             correct=bool(document["correct"]),
@@ -106,10 +115,17 @@ class Answer:
 class RunningWorkload:
     """A workload's process."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
-        self._name = name
+    def __init__(self, name: str, allocation: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self.allocation = allocation  # its ID; empty without nvshare
         self._process = process
         self._log = log
+
+    def kill(self) -> int:
+        """Kill it, as the kernel's OOM killer does; the time (ns of CLOCK_MONOTONIC) just before."""
+        now_ns = time.monotonic_ns()
+        self._process.kill()
+        return now_ns
 
     async def ready(self) -> None:
         """Wait until one that waits for its start has warmed up. Raises CommandError when it ends instead."""
@@ -140,19 +156,18 @@ class RunningWorkload:
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
         last = lines[-1] if lines else "no word on stderr"
-        return f"the workload {self._name} ended with status {self._process.returncode}: {last}"
+        return f"the workload {self.name} ended with status {self._process.returncode}: {last}"
 
 
 @contextlib.asynccontextmanager
 async def running(
-    name: str, command: Sequence[str], environment: Mapping[str, str], log_directory: Path, *, wait_for_start: bool
+    name: str, command: Sequence[str], environment: Mapping[str, str], log_directory: Path
 ) -> AsyncIterator[RunningWorkload]:
     """A workload's process in `environment`; ended with the context if it still runs then."""
-    arguments = [*command, "--wait-for-start"] if wait_for_start else command
     log_path = log_directory / f"{name}.log"
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *arguments,
+            *command,
             env=dict(environment),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
@@ -161,7 +176,7 @@ async def running(
             process_group=0,  # Ctrl-C reaches the bench only, which ends its programs in order
         )
     try:
-        yield RunningWorkload(name, process, log_path)
+        yield RunningWorkload(name, Path(environment.get("NVSHARE_SOCKET", "")).parent.name, process, log_path)
     finally:
         await end(process)
 

@@ -1,20 +1,23 @@
 """A workload for the emulated GPU, on `cuda-bindings`: `z = z + y` over and over, in kernels of a given time.
 
-Four buffers of equal size, as PyTorch's `z = x + y` has with its old and its new result. The sums are small whole
-numbers, exact in float32, so the checksum says how many of the launches took effect: one that is lost, doubled or sees
-other data changes it. Prints one JSON line.
+Four buffers of equal size, as PyTorch's `z = x + y` has with its old and its new result; or, with `--blocks`, the many
+blocks of a training step, to each of which one is added in each iteration. The sums are small whole numbers, exact in
+float32, so the checksum says how many of the launches took effect: one that is lost, doubled or sees other data changes
+it. Prints one JSON line.
 """
 
 import ctypes
 import struct
-from typing import Any
+from typing import Any, Protocol
 
 from cuda.bindings import driver
 
+from nvshare.cli.workloads.blocks import training_step_blocks
 from nvshare.cli.workloads.loop import (
     argument_parser,
     measure,
     print_answer,
+    rhythm_of,
     wait_for_start,
     warm_up,
 )
@@ -23,6 +26,7 @@ KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
 BUFFERS = 4
 STRIDE_ELEMENTS = 2**20  # the kernels touch one element in so many, so that a card's memory stays small on the host
 FILL_NS = 1000
+GROWTH_STEPS = 12
 
 
 def call(function: Any, *arguments: Any) -> Any:
@@ -40,6 +44,7 @@ class Card:
         self._context = call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, index))
         self.select()
         self._module = call(driver.cuModuleLoadData, KERNELS)
+        self._result = 0
         self._stream = call(driver.cuStreamCreate, driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._kernels = {
             name: call(driver.cuModuleGetFunction, self._module, name.encode()) for name in ("fill", "add", "checksum")
@@ -62,11 +67,30 @@ class Card:
         """Address of new device memory."""
         return int(call(driver.cuMemAlloc, size_bytes))
 
-    def read_u64(self, address: int) -> int:
-        """A number from device memory."""
+    def fill(self, address: int, elements: int, value: float) -> None:
+        """Write `value` to float32 elements."""
+        values = (address, elements, STRIDE_ELEMENTS, float_bits(value), FILL_NS)
+        self.launch("fill", values, (POINTER, U64, U64, U32, U64))
+
+    def add(self, out: int, first: int, second: int, elements: int, kernel_ns: int) -> None:
+        """`out = first + second` of float32 elements, in a kernel that takes `kernel_ns`."""
+        values = (out, first, second, elements, STRIDE_ELEMENTS, kernel_ns)
+        self.launch("add", values, (POINTER, POINTER, POINTER, U64, U64, U64))
+
+    def checksum(self, address: int, elements: int) -> int:
+        """The card's checksum of float32 elements; `expected_checksum` says what it is where all are equal."""
+        values = (self.result(), address, elements, STRIDE_ELEMENTS, FILL_NS)
+        self.launch("checksum", values, (POINTER, POINTER, U64, U64, U64))
+        self.synchronize()
         value = ctypes.c_uint64()
-        call(driver.cuMemcpyDtoH, ctypes.addressof(value), address, 8)
+        call(driver.cuMemcpyDtoH, ctypes.addressof(value), self.result(), 8)
         return value.value
+
+    def result(self) -> int:
+        """Address of device memory for one checksum; allocated when it is first asked for."""
+        if not self._result:
+            self._result = self.allocate(8)
+        return self._result
 
 
 U32, U64, POINTER = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
@@ -78,8 +102,27 @@ def float_bits(value: float) -> int:
     return bits
 
 
+def expected_checksum(value: float, elements: int) -> int:
+    """The card's checksum of elements that all are `value`: it sums bits * (index + 1)."""
+    touched = range(0, elements, STRIDE_ELEMENTS)
+    return float_bits(value) * (sum(touched) + len(touched)) % 2**64
+
+
+class Work(Protocol):
+    """What one card computes: iterations, and at the end whether each took effect once."""
+
+    def step(self) -> None:
+        """Launch one iteration."""
+
+    def checksum(self) -> int:
+        """The card's checksum of all results."""
+
+    def expected_checksum(self) -> int:
+        """What it must be."""
+
+
 class Sums:
-    """The four buffers, and what is done with them."""
+    """The four buffers: in each iteration the new sum is the old one plus y."""
 
     def __init__(self, card: Card, memory_bytes: int, kernel_ns: int, seed: int) -> None:
         self._card = card
@@ -88,37 +131,81 @@ class Sums:
         self._seed = seed
         card.select()
         self._x, self._y, self._now, self._next = (card.allocate(self._elements * 4) for _ in range(BUFFERS))
-        self._fill(self._x, float(seed))
-        self._fill(self._y, 1.0)
-        self._fill(self._now, float(seed))
-        self.launches = 0
+        card.fill(self._x, self._elements, float(seed))
+        card.fill(self._y, self._elements, 1.0)
+        card.fill(self._now, self._elements, float(seed))
+        self._launches = 0
 
-    def add(self) -> None:
-        """One iteration: the new sum is the old one plus y."""
+    def step(self) -> None:
         self._card.select()
-        values = (self._next, self._now, self._y, self._elements, STRIDE_ELEMENTS, self._kernel_ns)
-        self._card.launch("add", values, (POINTER, POINTER, POINTER, U64, U64, U64))
+        self._card.add(self._next, self._now, self._y, self._elements, self._kernel_ns)
         self._now, self._next = self._next, self._now
-        self.launches += 1
+        self._launches += 1
 
     def checksum(self) -> int:
-        """The card's checksum of the sum."""
         self._card.select()
-        out = self._card.allocate(8)
-        values = (out, self._now, self._elements, STRIDE_ELEMENTS, FILL_NS)
-        self._card.launch("checksum", values, (POINTER, POINTER, U64, U64, U64))
-        self._card.synchronize()
-        return self._card.read_u64(out)
+        return self._card.checksum(self._now, self._elements)
 
     def expected_checksum(self) -> int:
-        """What it must be, if each of the launches took effect once: the emulator sums bits * (index + 1)."""
-        bits = float_bits(float(self._seed + self.launches))
-        touched = range(0, self._elements, STRIDE_ELEMENTS)
-        return bits * (sum(touched) + len(touched)) % 2**64
+        return expected_checksum(float(self._seed + self._launches), self._elements)
 
-    def _fill(self, address: int, value: float) -> None:
-        values = (address, self._elements, STRIDE_ELEMENTS, float_bits(value), FILL_NS)
-        self._card.launch("fill", values, (POINTER, U64, U64, U32, U64))
+
+class Blocks:
+    """The blocks of a training step: each iteration adds one to all, in kernels that take `kernel_ns` together."""
+
+    def __init__(self, card: Card, memory_bytes: int, kernel_ns: int, seed: int) -> None:
+        self._card = card
+        self._seed = seed
+        sizes = training_step_blocks(memory_bytes)
+        largest = max(sizes)
+        card.select()
+        self._ones = card.allocate(largest)
+        card.fill(self._ones, largest // 4, 1.0)
+        self._blocks = [(card.allocate(size), size // 4) for size in training_step_blocks(memory_bytes - largest)]
+        self._kernel_ns = kernel_ns // len(self._blocks)
+        for address, elements in self._blocks:
+            card.fill(address, elements, float(seed))
+        self._launches = 0
+
+    def step(self) -> None:
+        self._card.select()
+        for address, elements in self._blocks:
+            self._card.add(address, address, self._ones, elements, self._kernel_ns)
+        self._launches += 1
+
+    def checksum(self) -> int:
+        self._card.select()
+        return sum(self._card.checksum(address, elements) for address, elements in self._blocks) % 2**64
+
+    def expected_checksum(self) -> int:
+        value = float(self._seed + self._launches)
+        return sum(expected_checksum(value, elements) for _, elements in self._blocks) % 2**64
+
+
+class Growth:
+    """Memory that is allocated while the program runs, up to `total_bytes` in equal steps, and filled."""
+
+    def __init__(self, card: Card, total_bytes: int) -> None:
+        self._card = card
+        self._step_bytes = total_bytes // GROWTH_STEPS
+        self._blocks: list[int] = []
+
+    def reach(self, share: float) -> None:
+        """Grow to `share` (0 to 1) of the whole."""
+        while self._step_bytes and len(self._blocks) < int(share * GROWTH_STEPS):
+            self._card.select()
+            address = self._card.allocate(self._step_bytes)
+            self._blocks.append(address)
+            self._card.fill(address, self._step_bytes // 4, float(len(self._blocks)))
+
+    def correct(self) -> bool:
+        """Whether all of it has what was written into it."""
+        self._card.select()
+        return all(
+            self._card.checksum(address, self._step_bytes // 4)
+            == expected_checksum(float(number), self._step_bytes // 4)
+            for number, address in enumerate(self._blocks, start=1)
+        )
 
 
 def main() -> None:
@@ -126,26 +213,40 @@ def main() -> None:
     parser = argument_parser(__doc__ or "")
     parser.add_argument("--memory-bytes", type=int, required=True, help="of all buffers")
     parser.add_argument("--kernel-ns", type=int, required=True, help="modelled time of an iteration")
-    parser.add_argument("--seed", type=int, default=1, help="the sum's first value")
     arguments = parser.parse_args()
     call(driver.cuInit, 0)
     cards = [Card(index) for index in range(arguments.gpus)]
-    sums = [Sums(card, arguments.memory_bytes, arguments.kernel_ns, arguments.seed) for card in cards]
+    if arguments.wait_for_memory:
+        wait_for_start()
+    kind: type[Blocks] | type[Sums] = Blocks if arguments.blocks else Sums
+    works: list[Work] = [kind(card, arguments.memory_bytes, arguments.kernel_ns, arguments.seed) for card in cards]
+    growths = [Growth(card, max(0, arguments.grow_to_bytes - arguments.memory_bytes)) for card in cards]
 
     def launch() -> None:
-        for own in sums:
-            own.add()
+        for work in works:
+            work.step()
 
     def synchronize() -> None:
         for card in cards:
             card.synchronize()
 
+    def grow(share: float) -> None:
+        for growth in growths:
+            growth.reach(share)
+
     warm_up(launch, synchronize)
     if arguments.wait_for_start:
         wait_for_start()
-    measurement = measure(launch, synchronize, seconds=arguments.seconds, iterations=arguments.iterations)
-    checksums = [own.checksum() for own in sums]
-    correct = checksums == [own.expected_checksum() for own in sums]
+    measurement = measure(
+        launch,
+        synchronize,
+        seconds=arguments.seconds,
+        iterations=arguments.iterations,
+        rhythm=rhythm_of(arguments),
+        after_batch=grow,
+    )
+    checksums = [work.checksum() for work in works]
+    correct = checksums == [work.expected_checksum() for work in works] and all(one.correct() for one in growths)
     print_answer(arguments.name, measurement, sum(checksums) % 2**64, correct=correct)
 
 

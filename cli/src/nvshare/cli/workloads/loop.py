@@ -5,6 +5,7 @@ Only the standard library: a workload runs with whatever Python its framework is
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +13,22 @@ from dataclasses import asdict, dataclass
 
 BATCH_ITERATIONS = 20  # between two synchronisations
 WARM_UP_ITERATIONS = 2 * BATCH_ITERATIONS
-PROGRESS_NS = 100_000_000
+PROGRESS_MS = 100.0
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How a loop goes: `batch_iterations` between two synchronisations, a point of progress at most each `progress_ms`,
+    and after each `burst_iterations` a pause of `pause_ms` (0: none).
+
+    With a `seed` other than 0 bursts and pauses are of random length, up to twice as long.
+    """
+
+    batch_iterations: int = BATCH_ITERATIONS
+    progress_ms: float = PROGRESS_MS
+    burst_iterations: int = BATCH_ITERATIONS
+    pause_ms: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,23 +45,44 @@ class Measurement:
 
 
 def measure(
-    launch: Callable[[], None], synchronize: Callable[[], None], *, seconds: float | None, iterations: int | None
+    launch: Callable[[], None],
+    synchronize: Callable[[], None],
+    *,
+    seconds: float | None,
+    iterations: int | None,
+    rhythm: Rhythm = Rhythm(),
+    after_batch: Callable[[float], None] | None = None,
 ) -> Measurement:
-    """Launch until `iterations` are done or `seconds` are over, whichever comes first; at least one is given."""
+    """Launch until `iterations` are done or `seconds` are over, whichever comes first; at least one is given.
+
+    `after_batch` is called with the share of the whole that is done, from 0 to 1.
+    """
+    chance = random.Random(rhythm.seed)
+
+    def vary() -> float:
+        return chance.uniform(0.0, 2.0) if rhythm.seed else 1.0
+
     started = time.monotonic_ns()
     ends = None if seconds is None else started + round(seconds * 1e9)
     done = 0
+    burst_ends = round(rhythm.burst_iterations * vary())
     now = started
     progress = [(started, 0)]
     while (iterations is None or done < iterations) and (ends is None or now < ends):
-        batch = BATCH_ITERATIONS if iterations is None else min(BATCH_ITERATIONS, iterations - done)
+        batch = rhythm.batch_iterations if iterations is None else min(rhythm.batch_iterations, iterations - done)
         for _ in range(batch):
             launch()
         synchronize()
         done += batch
         now = time.monotonic_ns()
-        if now - progress[-1][0] >= PROGRESS_NS:
+        if now - progress[-1][0] >= rhythm.progress_ms * 1e6:
             progress.append((now, done))
+        if after_batch is not None:
+            share = (now - started) / (ends - started) if ends is not None else 0.0
+            after_batch(max(share, done / iterations if iterations is not None else 0.0))
+        if rhythm.pause_ms and done >= burst_ends:
+            time.sleep(rhythm.pause_ms * vary() / 1e3)
+            burst_ends = done + round(rhythm.burst_iterations * vary())
     if progress[-1] != (now, done):
         progress.append((now, done))
     return Measurement(done, started, now, tuple(progress))
@@ -65,21 +102,44 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=int, default=1, help="do the same on each of so many")
     parser.add_argument("--seconds", type=float, help="end after so long")
     parser.add_argument("--iterations", type=int, help="end after so many iterations")
+    parser.add_argument("--seed", type=int, default=1, help="of what the workload computes with")
     parser.add_argument(
         "--wait-for-start", action="store_true", help="say `ready` after the warm-up, and go on after a line on stdin"
     )
+    parser.add_argument(
+        "--wait-for-memory", action="store_true", help="the same with the card in use, but before any memory is"
+    )
+    default = Rhythm()
+    parser.add_argument("--batch-iterations", type=int, default=default.batch_iterations, help="between two waits")
+    parser.add_argument("--progress-ms", type=float, default=default.progress_ms, help="between two points of progress")
+    parser.add_argument("--burst-iterations", type=int, default=default.burst_iterations, help="between two pauses")
+    parser.add_argument("--pause-ms", type=float, default=default.pause_ms, help="length of a pause; 0: none")
+    parser.add_argument("--rhythm-seed", type=int, default=default.seed, help="bursts and pauses vary; 0: they do not")
+    parser.add_argument("--blocks", action="store_true", help="memory in the blocks of a training step")
+    parser.add_argument("--grow-to-bytes", type=int, default=0, help="grow so far, in steps over the whole run")
     return parser
 
 
+def rhythm_of(arguments: argparse.Namespace) -> Rhythm:
+    """The rhythm that the command line asks for."""
+    return Rhythm(
+        arguments.batch_iterations,
+        arguments.progress_ms,
+        arguments.burst_iterations,
+        arguments.pause_ms,
+        arguments.rhythm_seed,
+    )
+
+
 def wait_for_start() -> None:
-    """Tell the harness that the warm-up is done, and wait for its line."""
+    """Tell the harness that the program could go on, and wait for its line."""
     print(json.dumps({"event": "ready"}), flush=True)
     if not sys.stdin.readline():
         raise SystemExit("the harness went away before the start")
 
 
 def print_answer(name: str, measurement: Measurement, checksum: int, *, correct: bool) -> None:
-    """The workload's answer: one JSON line."""
+    """The workload's answer: one JSON line. `finished_ns` is now, with the results checked."""
     seconds = (measurement.ended_ns - measurement.started_ns) / 1e9
     answer = {
         "event": "result",
@@ -88,6 +148,7 @@ def print_answer(name: str, measurement: Measurement, checksum: int, *, correct:
         "iterations_per_second": measurement.iterations / seconds,
         "checksum": f"{checksum:016x}",
         "correct": correct,
+        "finished_ns": time.monotonic_ns(),
         **asdict(measurement),
     }
     print(json.dumps(answer), flush=True)

@@ -1,14 +1,19 @@
 """A PyTorch workload: `z = x + y` on square float32 tensors, again and again, unmodified PyTorch.
 
 The same as the predecessor's test programs: 28000 a side is *large* (12 GB with the old and the new result), 14000 is
-*small*. Prints one JSON line. Run it with the Python that has PyTorch.
+*small*. With `--blocks` it has the many tensors of a training step instead, and adds one to each. Prints one JSON line.
+Run it with the Python that has PyTorch.
 """
+
+from typing import Protocol
 
 import torch
 
-from nvshare.cli.workloads.loop import argument_parser, measure, print_answer, wait_for_start, warm_up
+from nvshare.cli.workloads.blocks import training_step_blocks
+from nvshare.cli.workloads.loop import argument_parser, measure, print_answer, rhythm_of, wait_for_start, warm_up
 
 PERIODS = (1021, 509)  # of the patterns of x and y
+GROWTH_STEPS = 12
 ROWS_AT_ONCE = 500  # of a checksum's temporary tensors: they must fit beside the workload's own
 
 
@@ -44,30 +49,124 @@ def wrong_elements(result: torch.Tensor) -> int:
     return wrong
 
 
+class Work(Protocol):
+    """What one GPU computes: iterations, and at the end whether the results are right."""
+
+    def step(self) -> None:
+        """Launch one iteration."""
+
+    def checksum(self) -> int:
+        """A 64-bit sum over all results."""
+
+    def correct(self) -> bool:
+        """Whether they are what they must be, found in another way than they were computed."""
+
+
+class Sums:
+    """`z = x + y` on square matrices."""
+
+    def __init__(self, side: int, device: torch.device) -> None:
+        self._x, self._y = (patterned(side, period, device) for period in PERIODS)
+        torch.cuda.empty_cache()  # the pattern's temporary tensors are no part of the workload
+        self._z = self._x + self._y
+
+    def step(self) -> None:
+        self._z = self._x + self._y
+
+    def checksum(self) -> int:
+        return checksum_of(self._z)
+
+    def correct(self) -> bool:
+        return wrong_elements(self._z) == 0
+
+
+class Blocks:
+    """The tensors of a training step, as many as `memory_bytes` hold: each iteration adds one to all of them."""
+
+    def __init__(self, memory_bytes: int, seed: int, device: torch.device) -> None:
+        sizes = training_step_blocks(memory_bytes)
+        self._blocks = [torch.full((size // 4,), float(seed), device=device) for size in sizes]
+        self._seed = seed
+        self._iterations = 0
+
+    def step(self) -> None:
+        for block in self._blocks:
+            block += 1.0
+        self._iterations += 1
+
+    def checksum(self) -> int:
+        return sum(int(block.view(torch.int32)[:: 2**12].sum(dtype=torch.int64).item()) for block in self._blocks)
+
+    def correct(self) -> bool:
+        value = float(self._seed + self._iterations)
+        return all(bool((block.amin() == value).item() and (block.amax() == value).item()) for block in self._blocks)
+
+
+class Growth:
+    """Memory that is allocated while the program runs, up to `total_bytes` in equal steps, and filled."""
+
+    def __init__(self, total_bytes: int, device: torch.device) -> None:
+        self._step_bytes = total_bytes // GROWTH_STEPS
+        self._device = device
+        self._blocks: list[torch.Tensor] = []
+
+    def reach(self, share: float) -> None:
+        """Grow to `share` (0 to 1) of the whole."""
+        while self._step_bytes and len(self._blocks) < int(share * GROWTH_STEPS):
+            value = float(len(self._blocks) + 1)
+            self._blocks.append(torch.full((self._step_bytes // 4,), value, device=self._device))
+
+    def correct(self) -> bool:
+        """Whether all of it has what was written into it."""
+        return all(
+            bool((block.amin() == number).item() and (block.amax() == number).item())
+            for number, block in enumerate(self._blocks, start=1)
+        )
+
+
 def main() -> None:
     """Run the workload as the command line says."""
     parser = argument_parser(main.__doc__ or "")
     parser.add_argument("--side", type=int, required=True, help="rows and columns of each tensor")
     arguments = parser.parse_args()
     devices = [torch.device("cuda", index) for index in range(arguments.gpus)]
-    pairs = [tuple(patterned(arguments.side, period, device) for period in PERIODS) for device in devices]
-    torch.cuda.empty_cache()  # the pattern's temporary tensors are no part of the workload
-    results = [x + y for x, y in pairs]
+    if arguments.wait_for_memory:
+        for device in devices:
+            torch.cuda.synchronize(device)
+        wait_for_start()
+    memory_bytes = 4 * 4 * arguments.side**2
+    works: list[Work] = [
+        Blocks(memory_bytes, arguments.seed, device) if arguments.blocks else Sums(arguments.side, device)
+        for device in devices
+    ]
+    growths = [Growth(max(0, arguments.grow_to_bytes - memory_bytes), device) for device in devices]
 
     def launch() -> None:
-        for index, (x, y) in enumerate(pairs):
-            results[index] = x + y
+        for work in works:
+            work.step()
 
     def synchronize() -> None:
         for device in devices:
             torch.cuda.synchronize(device)
 
+    def grow(share: float) -> None:
+        for growth in growths:
+            growth.reach(share)
+
     warm_up(launch, synchronize)
     if arguments.wait_for_start:
         wait_for_start()
-    measurement = measure(launch, synchronize, seconds=arguments.seconds, iterations=arguments.iterations)
-    checksum = sum(checksum_of(z) for z in results) % 2**64
-    print_answer(arguments.name, measurement, checksum, correct=not any(wrong_elements(z) for z in results))
+    measurement = measure(
+        launch,
+        synchronize,
+        seconds=arguments.seconds,
+        iterations=arguments.iterations,
+        rhythm=rhythm_of(arguments),
+        after_batch=grow,
+    )
+    checksum = sum(work.checksum() for work in works) % 2**64
+    correct = all(work.correct() for work in works) and all(growth.correct() for growth in growths)
+    print_answer(arguments.name, measurement, checksum, correct=correct)
 
 
 if __name__ == "__main__":

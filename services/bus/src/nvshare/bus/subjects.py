@@ -72,6 +72,11 @@ def event(gpu: str, kind: str) -> str:
     return f"{_PREFIX}.gpu.{_token(gpu)}.event.{_token(kind)}"
 
 
+def event_any() -> str:
+    """Matches every kind of event on every GPU."""
+    return f"{_PREFIX}.gpu.*.event.*"
+
+
 def plan(gpu: str) -> str:
     """Subject of one GPU's plan."""
     return f"{_PREFIX}.gpu.{_token(gpu)}.plan"

@@ -1,0 +1,122 @@
+"""Three programs whose memory fits together: they run side by side, and nothing is ever moved."""
+
+from dataclasses import replace
+from statistics import median
+
+from nvshare.cli.bench.options import BenchOptions
+from nvshare.cli.bench.oversubscribed import (
+    GRACE_SECONDS,
+    described,
+    oversubscribed_node,
+    run_from_start,
+    sized,
+)
+from nvshare.cli.bench.result import Row
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, run_alone, run_together
+from nvshare.cli.bench.watch import GpuObservation, watching
+from nvshare.cli.bench.workload import SMALL, Bounds, Workload, numbered
+
+COUNT = 3
+FIT_SECONDS = 60.0
+IDLE_SECONDS = 5.0
+BURST_ITERATIONS = 500  # a quarter of a second of work, and as long a pause: each at most twice that
+BURST_PAUSE_MS = 250
+IDLE_PAUSE_MS = 100  # after 20 iterations of 0.54 ms: a tenth of the time is work
+
+
+async def run_trio_small_fit(options: BenchOptions, steps: Steps) -> Findings:
+    """Three programs work and pause at random; `swap_bytes` and `handovers` must be exactly 0."""
+    steps.expect(1)
+    seconds = options.seconds or FIT_SECONDS
+    jobs = [
+        Job(switching(program, seed), Bounds(seconds=seconds))
+        for seed, program in enumerate(numbered_small(options), 1)
+    ]
+    async with oversubscribed_node(options) as node:
+        steps.step("three at once that fit, working and pausing at random")
+        run = await run_from_start(node, options, jobs, managed=True, limit_seconds=seconds + GRACE_SECONDS)
+        rows = tuple(
+            Row(
+                name=name,
+                gpu=gpu_words(node.gpus[0]),
+                status=answer.status if run.gpu.swapped_bytes == 0 else "memory was moved",
+                seconds=answer.seconds,
+                iterations_per_second=answer.iterations_per_second,
+                hand_overs=run.observed(name).hand_overs,
+                waited_seconds=run.observed(name).waited_us / 1e6,
+                checksum=answer.checksum,
+            )
+            for name, answer in zip(run.names, run.answers, strict=True)
+        )
+        summary = {
+            "swap_bytes": float(run.gpu.swapped_bytes),
+            "handovers": float(run.gpu.hand_overs),
+            "max_wait_seconds": max(run.observed(name).longest_wait_us for name in run.names) / 1e6,
+            "total_seconds": run.total_seconds,
+        }
+        return Findings(described(node, options), rows, summary)
+
+
+def numbered_small(options: BenchOptions) -> list[Workload]:
+    """Three small programs for this kind of card."""
+    return numbered(sized(SMALL, options), COUNT)
+
+
+def switching(program: Workload, seed: int) -> Workload:
+    """The program with bursts and pauses of random length."""
+    rhythm = ("--burst-iterations", BURST_ITERATIONS, "--pause-ms", BURST_PAUSE_MS, "--rhythm-seed", seed)
+    return replace(program, options=tuple(map(str, rhythm)))
+
+
+async def run_trio_idle(options: BenchOptions, steps: Steps) -> Findings:
+    """One mostly idle program alone without nvshare, then three of them with and without it, again and again.
+
+    `min_solo_ratio` is the speed of the slowest of the three over the solo speed, median of the rounds;
+    `unmanaged_min_solo_ratio` the same without nvshare.
+    """
+    bounds = Bounds(seconds=options.seconds or IDLE_SECONDS)
+    idle = [replace(program, options=("--pause-ms", str(IDLE_PAUSE_MS))) for program in numbered_small(options)]
+    jobs = [Job(program, bounds) for program in idle]
+    steps.expect(3 * options.pairs)
+    rows: list[Row] = []
+    slowest: dict[bool, list[float]] = {False: [], True: []}
+    async with oversubscribed_node(options) as node, watching(node.directory) as watch:
+        gpu = gpu_words(node.gpus[0])
+        for number in range(1, options.pairs + 1):
+            steps.step(f"round {number}: one alone, without nvshare")
+            solo = await run_alone(node, options, jobs[0], managed=False)
+            rows.append(Row(f"alone {number}", gpu, solo.status, solo.seconds, solo.iterations_per_second))
+            for managed in (False, True) if number % 2 else (True, False):
+                word = "with" if managed else "without"
+                steps.step(f"round {number}: three {word} nvshare")
+                answers = await run_together(node, options, jobs, managed=managed, wait_for_start=True)
+                ratios = [answer.iterations_per_second / solo.iterations_per_second for answer in answers]
+                slowest[managed].append(min(ratios))
+                rows += [
+                    Row(
+                        name=f"{job.workload.name} {word} {number}",
+                        gpu=gpu,
+                        status=answer.status,
+                        seconds=answer.seconds,
+                        iterations_per_second=answer.iterations_per_second,
+                        solo_ratio=ratio,
+                    )
+                    for job, answer, ratio in zip(jobs, answers, ratios, strict=True)
+                ]
+    summary = {
+        "min_solo_ratio": median(slowest[True]),
+        "unmanaged_min_solo_ratio": median(slowest[False]),
+        "swap_bytes": float(watch.gpus.get(0, GpuObservation()).swapped_bytes),
+        "handovers": float(watch.gpus.get(0, GpuObservation()).hand_overs),
+    }
+    return Findings(described(node, options), tuple(rows), summary)
+
+
+TRIO_SMALL_FIT = Scenario(
+    "trio-small-fit",
+    "Three small programs that fit, with demand that comes and goes: nothing moves.",
+    run_trio_small_fit,
+)
+TRIO_IDLE = Scenario(
+    "trio-idle", "Three programs that work a tenth of the time, against one alone and without nvshare.", run_trio_idle
+)

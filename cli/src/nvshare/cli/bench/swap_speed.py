@@ -1,0 +1,170 @@
+"""How long the card stands still between two large programs: from the revocation to the next one's first kernel.
+
+Beside it the floor, a serial pinned copy of the bytes that had to move, and the driver's own ways of moving memory, all
+measured in the same run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, median
+
+from nvshare.cli.bench.confined import NoControlGroupError, memory_limited
+from nvshare.cli.bench.moves import Moved, checkpoint, move
+from nvshare.cli.bench.node import BenchNode
+from nvshare.cli.bench.options import BenchOptions
+from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, described, oversubscribed_node, run_from_start, sized
+from nvshare.cli.bench.result import Row
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words
+from nvshare.cli.bench.turns import Switch, switches
+from nvshare.cli.bench.workload import LARGE, Bounds, Workload, numbered
+
+SECONDS = 16.0
+QUANTUM_SECONDS = 3.0
+FEWEST_SWITCHES = 6
+CGROUP_BYTES = 2 * 2**30
+FINE = ("--progress-ms", "0", "--batch-iterations", "1")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Two programs that took turns. `firsts` are the switches in which one of them was moved out for the first time."""
+
+    name: str
+    status: str
+    switches: tuple[Switch, ...]
+    names: dict[str, str]  # of programs, by allocation
+
+    @property
+    def firsts(self) -> list[Switch]:
+        seen: set[str] = set()
+        found = []
+        for one in self.switches:
+            if one.leaving not in seen:
+                found.append(one)
+            seen.add(one.leaving)
+        return found
+
+    @property
+    def later(self) -> list[Switch]:
+        firsts = self.firsts
+        return [one for one in self.switches if one not in firsts]
+
+    def rows(self, gpu: str, floor: Moved) -> list[Row]:
+        """A line for each switch; `solo_ratio` is the floor over its time."""
+        return [
+            Row(
+                name=f"{self.name}: {self.names[one.leaving]} -> {self.names[one.coming]}"
+                + (" (first)" if one in self.firsts else ""),
+                gpu=gpu,
+                status=self.status,
+                seconds=one.seconds,
+                solo_ratio=floor.seconds_of(one.out_bytes, one.in_bytes) / one.seconds,
+            )
+            for one in self.switches
+        ]
+
+    def summary(self, prefix: str, floor: Moved) -> dict[str, float]:
+        """The figures of the later switches, and of the first ones beside them."""
+        if not self.later:
+            return {}
+        seconds = median(one.seconds for one in self.later)
+        floors = [floor.seconds_of(one.out_bytes, one.in_bytes) for one in self.later]
+        found = {
+            "switch_seconds": seconds,
+            "switch_over_floor": median(
+                one.seconds / own if own else 0.0 for one, own in zip(self.later, floors, strict=True)
+            ),
+            "floor_seconds": median(floors),
+            "standstill_seconds": median((one.begun_ns - one.stopped_ns) / 1e9 for one in self.later),
+            "out_bytes": fmean(one.out_bytes for one in self.later),
+            "in_bytes": fmean(one.in_bytes for one in self.later),
+            "first_over_later": max(one.seconds for one in self.firsts) / seconds,
+        }
+        return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
+    """Two large programs exchange the card with a point of progress for each iteration: as PyTorch allocates them, in
+    the many blocks of a training step, and in a control group of 2 GiB, whose swapped memory the node's arena holds.
+
+    `switch_seconds` is the median of all switches but the first of each program, `switch_over_floor` the same over a
+    serial copy of the bytes that were moved for it; `standstill_seconds` from the leaving one's last kernel to the
+    coming one's first. The variants have prefixes. `managed_` and `checkpoint_` are the driver's ways for as many bytes
+    as one program has.
+    """
+    options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
+    steps.expect(6)
+    program = replace(sized(LARGE, options), options=FINE)
+    rows: list[Row] = []
+    summary: dict[str, float] = {}
+    async with oversubscribed_node(options) as node:
+        gpu = gpu_words(node.gpus[0])
+        steps.step("the floor: pinned copies")
+        floor = await move(node, "pinned", program.memory_bytes, program.memory_bytes)
+        rows.append(_moved_row("pinned copies, out and in", gpu, floor))
+        variants: list[tuple[str, Workload]] = [
+            ("", program),
+            ("blocks_", replace(program, name="blocks", options=(*FINE, "--blocks"))),
+        ]
+        for prefix, variant in variants:
+            steps.step(f"two {variant.name} programs take turns")
+            exchange = await _exchange(node, options, [Job(one, _bounds(options)) for one in numbered(variant, 2)])
+            rows += exchange.rows(gpu, floor)
+            summary |= exchange.summary(prefix, floor)
+            if not prefix:
+                summary["handovers"] = float(len(exchange.switches))
+        steps.step("one of two in a control group of 2 GiB")
+        found = await _confined(node, options, program, gpu, floor)
+        rows += found[0]
+        summary |= found[1]
+        steps.step("managed memory, prefetched out and in")
+        managed = await move(node, "managed", program.memory_bytes, program.memory_bytes)
+        steps.step("the driver's checkpoint of a process")
+        checkpointed = await checkpoint(node, program.memory_bytes)
+        for name, moved in (("managed", managed), ("checkpoint", checkpointed)):
+            rows.append(_moved_row(f"{name}, out and in", gpu, moved))
+            if not moved.error:
+                summary[f"{name}_seconds"] = moved.seconds
+        return Findings(described(node, options), tuple(rows), summary)
+
+
+def _bounds(options: BenchOptions) -> Bounds:
+    return Bounds(seconds=options.seconds or SECONDS)
+
+
+async def _exchange(node: BenchNode, options: BenchOptions, jobs: Sequence[Job]) -> Exchange:
+    seconds = options.seconds or SECONDS
+    run = await run_from_start(node, options, jobs, managed=True, limit_seconds=4 * seconds + GRACE_SECONDS)
+    runs = dict(zip(run.allocations, (answer.progress for answer in run.answers), strict=True))
+    found = tuple(one for one in switches(runs, run.timeline.grants, run.timeline.reports) if one.out_bytes)
+    status = next((answer.status for answer in run.answers if not answer.correct), "ok")
+    if status == "ok" and len(found) < FEWEST_SWITCHES:
+        status = f"only {len(found)} switches"
+    return Exchange(jobs[0].workload.name, status, found, dict(zip(run.allocations, run.names, strict=True)))
+
+
+async def _confined(
+    node: BenchNode, options: BenchOptions, program: Workload, gpu: str, floor: Moved
+) -> tuple[list[Row], dict[str, float]]:
+    """The same with one of the programs in a control group that could not hold its own memory."""
+    try:
+        with memory_limited(CGROUP_BYTES) as prefix:
+            free, bounded = numbered(replace(program, name="confined"), 2)
+            settings = {"NVSHARE_HOST_MEMORY": "arena"}
+            jobs = [Job(free, _bounds(options)), Job(bounded, _bounds(options), prefix=prefix, settings=settings)]
+            exchange = await _exchange(node, options, jobs)
+            return exchange.rows(gpu, floor), exchange.summary("confined_", floor)
+    except NoControlGroupError as reason:
+        return [Row(f"in a control group: {reason}", gpu, "ok", 0.0)], {}
+
+
+def _moved_row(name: str, gpu: str, moved: Moved) -> Row:
+    """A line for a way of moving memory; one that the driver does not have says so and fails nobody."""
+    return Row(f"{name}: not here, {moved.error}" if moved.error else name, gpu, "ok", moved.seconds)
+
+
+SWAP_SPEED = Scenario(
+    "swap-speed",
+    "From one large program's revocation to the next one's first kernel, over a plain copy.",
+    run_swap_speed,
+)
