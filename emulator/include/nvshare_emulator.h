@@ -26,10 +26,16 @@ struct nvshare_emulator_account {
     uint32_t alive;   /* 1: it lives; 0: it is dead and others hold its memory, or it has left */
     uint32_t present; /* 1: its memory counts; 0: it has left */
     uint32_t reserved;
-    uint64_t used_bytes; /* now */
+    uint64_t used_bytes; /* now, for all uses */
     uint64_t peak_bytes;
-    uint64_t busy_ns;  /* of the compute engine */
-    uint64_t launches; /* items of the compute engine */
+    uint64_t context_bytes; /* the parts of used_bytes: contexts, */
+    uint64_t linear_bytes;  /* cuMemAlloc and pools, */
+    uint64_t handle_bytes;  /* handles of cuMemCreate; what several processes hold counts for one of them, */
+    uint64_t managed_bytes; /* managed memory that is on the card */
+    uint64_t copied_in_bytes;
+    uint64_t copied_out_bytes; /* over the link; completed copies */
+    uint64_t busy_ns;          /* of the compute engine */
+    uint64_t launches;         /* items of the compute engine */
     uint64_t timeslice_us;
     uint64_t joined_ns; /* CLOCK_MONOTONIC */
     uint64_t left_ns;   /* 0 while present */
@@ -38,9 +44,14 @@ struct nvshare_emulator_account {
 /* What a card has done in all. */
 struct nvshare_emulator_card {
     uint64_t total_bytes;
-    uint64_t used_bytes;
-    uint64_t busy_ns;  /* of the compute engine */
-    uint64_t switches; /* of the compute engine between clients */
+    uint64_t used_bytes;        /* of all processes, of dead ones too while others hold their memory */
+    uint64_t peak_bytes;        /* the most that it ever was, since the card was made or nvshare_emulator_reset_peaks */
+    uint64_t memory_bytes;      /* used_bytes without contexts */
+    uint64_t peak_memory_bytes; /* the most that that ever was */
+    uint64_t copied_in_bytes;
+    uint64_t copied_out_bytes; /* over the link; completed copies */
+    uint64_t busy_ns;          /* of the compute engine */
+    uint64_t switches;         /* of the compute engine between clients */
     uint8_t uuid[16];
 };
 
@@ -48,6 +59,15 @@ struct nvshare_emulator_card {
 struct nvshare_emulator_turn {
     int32_t pid;
     uint32_t reserved;
+    uint64_t start_ns; /* CLOCK_MONOTONIC */
+    uint64_t end_ns;
+};
+
+/* A completed copy over the link, from its first moment on the copy engine to its last. */
+struct nvshare_emulator_copy {
+    int32_t pid;
+    uint32_t out; /* 0: from host to device; 1: the other way */
+    uint64_t bytes;
     uint64_t start_ns; /* CLOCK_MONOTONIC */
     uint64_t end_ns;
 };
@@ -61,6 +81,12 @@ int nvshare_emulator_card(int card, struct nvshare_emulator_card *totals);
 
 /* The latest turns, oldest first; *count as above. Neighbouring turns of one process are one. */
 int nvshare_emulator_turns(int card, struct nvshare_emulator_turn *turns, uint32_t *count);
+
+/* The latest copies of both engines, those in first, each engine's oldest first; *count as above. */
+int nvshare_emulator_copies(int card, struct nvshare_emulator_copy *copies, uint32_t *count);
+
+/* Let the card's two peaks begin anew at what is in use now. */
+int nvshare_emulator_reset_peaks(int card);
 
 #ifdef __cplusplus
 }

@@ -75,6 +75,12 @@ static struct nvshare_emulator_account living_account(const struct emu_card *car
                                              .present = 1,
                                              .used_bytes = client->used_bytes,
                                              .peak_bytes = client->peak_bytes,
+                                             .context_bytes = client->use_bytes[EMU_USE_CONTEXTS],
+                                             .linear_bytes = client->use_bytes[EMU_USE_LINEAR],
+                                             .handle_bytes = client->use_bytes[EMU_USE_HANDLES],
+                                             .managed_bytes = client->use_bytes[EMU_USE_MANAGED],
+                                             .copied_in_bytes = card->engines[EMU_COPY_IN].queues[slot].bytes,
+                                             .copied_out_bytes = card->engines[EMU_COPY_OUT].queues[slot].bytes,
                                              .busy_ns = card->engines[EMU_COMPUTE].queues[slot].busy_ns,
                                              .launches = client->launches,
                                              .timeslice_us = client->timeslice_us,
@@ -84,6 +90,8 @@ static struct nvshare_emulator_account living_account(const struct emu_card *car
 static struct nvshare_emulator_account departed_account(const struct emu_departed *departed) {
     return (struct nvshare_emulator_account){.pid = departed->pid,
                                              .peak_bytes = departed->peak_bytes,
+                                             .copied_in_bytes = departed->copied_in_bytes,
+                                             .copied_out_bytes = departed->copied_out_bytes,
                                              .busy_ns = departed->busy_ns,
                                              .launches = departed->launches,
                                              .joined_ns = departed->joined_ns,
@@ -121,6 +129,11 @@ EMU_EXPORT int nvshare_emulator_card(int index, struct nvshare_emulator_card *to
     refresh(card);
     *totals = (struct nvshare_emulator_card){.total_bytes = card->total_bytes,
                                              .used_bytes = card->used_bytes,
+                                             .peak_bytes = card->peak_bytes,
+                                             .memory_bytes = card->used_bytes - card->use_bytes[EMU_USE_CONTEXTS],
+                                             .peak_memory_bytes = card->peak_memory_bytes,
+                                             .copied_in_bytes = card->engines[EMU_COPY_IN].bytes,
+                                             .copied_out_bytes = card->engines[EMU_COPY_OUT].bytes,
                                              .busy_ns = card->engines[EMU_COMPUTE].busy_ns,
                                              .switches = card->engines[EMU_COMPUTE].switches};
     memcpy(totals->uuid, card->uuid, sizeof totals->uuid);
@@ -145,5 +158,49 @@ EMU_EXPORT int nvshare_emulator_turns(int index, struct nvshare_emulator_turn *t
     }
     emu_card_unlock(card);
     *count = (uint32_t)wanted;
+    return 0;
+}
+
+/* The engine's latest transfers, as many as there is room for. */
+static uint32_t write_copies(const struct emu_card *card, enum emu_engine_kind kind,
+                             struct nvshare_emulator_copy *copies, uint32_t room) {
+    const struct emu_engine *engine = &card->engines[kind];
+    uint64_t kept = engine->transfer_count < EMU_TRANSFERS ? engine->transfer_count : EMU_TRANSFERS;
+    uint64_t wanted = kept < room ? kept : room;
+    for (uint64_t offset = 0; offset < wanted; offset++) {
+        const struct emu_transfer *transfer =
+            &engine->transfers[(engine->transfer_count - wanted + offset) % EMU_TRANSFERS];
+        copies[offset] = (struct nvshare_emulator_copy){.pid = (int32_t)transfer->owner,
+                                                        .out = kind == EMU_COPY_OUT,
+                                                        .bytes = transfer->bytes,
+                                                        .start_ns = transfer->start_ns,
+                                                        .end_ns = transfer->end_ns};
+    }
+    return (uint32_t)wanted;
+}
+
+EMU_EXPORT int nvshare_emulator_copies(int index, struct nvshare_emulator_copy *copies, uint32_t *count) {
+    struct emu_card *card = copies == NULL || count == NULL ? NULL : observe(index);
+    if (card == NULL) {
+        return EINVAL;
+    }
+    emu_card_lock(card);
+    refresh(card);
+    uint32_t in = write_copies(card, EMU_COPY_IN, copies, *count / 2);
+    *count = in + write_copies(card, EMU_COPY_OUT, copies + in, *count - in);
+    emu_card_unlock(card);
+    return 0;
+}
+
+EMU_EXPORT int nvshare_emulator_reset_peaks(int index) {
+    struct emu_card *card = observe(index);
+    if (card == NULL) {
+        return EINVAL;
+    }
+    emu_card_lock(card);
+    refresh(card);
+    card->peak_bytes = card->used_bytes;
+    card->peak_memory_bytes = card->used_bytes - card->use_bytes[EMU_USE_CONTEXTS];
+    emu_card_unlock(card);
     return 0;
 }

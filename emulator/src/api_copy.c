@@ -124,7 +124,7 @@ static CUresult fill(CUdeviceptr destination, size_t pitch, uint32_t value, uint
                                        .pitch = height == 1 ? width * element_bytes : pitch,
                                        .value = value,
                                        .element_bytes = element_bytes};
-    return emu_fill_submit(&described, EMU_OR_DEFAULT(stream), false);
+    return emu_fill_submit(&described, EMU_OR_DEFAULT(stream));
 }
 
 EMU_EXPORT CUresult CUDAAPI cuMemsetD8(CUdeviceptr destination, unsigned char value, size_t count) {

@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "link.h"
+
 #define CARDS_MAGIC 0x3130756d65756476ULL
 #define COPY_SLICE_NS 500000ULL /* how long one client's copies hold a link before another's turn */
 #define ALIVE_BYTE 0
@@ -55,8 +57,8 @@ static void remove_client_file(uint64_t number) {
     unlink(path);
 }
 
+/* Fill in what is not zero. */
 static bool init_cards(struct emu_cards *cards) {
-    memset(cards, 0, sizeof *cards);
     emu_settings_read(&cards->settings);
     read_boot_id(cards->boot_id, sizeof cards->boot_id);
     for (uint32_t index = 0; index < cards->settings.card_count; index++) {
@@ -75,6 +77,7 @@ static bool init_cards(struct emu_cards *cards) {
         card->uuid[6] = (uint8_t)((card->uuid[6] & 0x0f) | 0x40);
         card->uuid[8] = (uint8_t)((card->uuid[8] & 0x3f) | 0x80);
         card->total_bytes = cards->settings.card_bytes;
+        card->link_kept_permille = cards->settings.link_kept_permille;
         for (int kind = 0; kind < EMU_ENGINES; kind++) {
             emu_engine_init(&card->engines[kind], kind == EMU_COMPUTE ? cards->settings.switch_ns : 0);
         }
@@ -87,6 +90,11 @@ static bool init_cards(struct emu_cards *cards) {
 
 static struct emu_cards *map_cards(int descriptor) {
     char boot_id[sizeof((struct emu_cards *)0)->boot_id];
+    struct stat before;
+    if (fstat(descriptor, &before) != 0) {
+        return NULL;
+    }
+    bool was_used = before.st_size > 0;
     fchmod(descriptor, 0666); /* users share cards; only the owner of the file may and need do this */
     if (ftruncate(descriptor, sizeof(struct emu_cards)) != 0) {
         return NULL;
@@ -99,6 +107,9 @@ static struct emu_cards *map_cards(int descriptor) {
     read_boot_id(boot_id, sizeof boot_id);
     bool usable = cards->magic == CARDS_MAGIC && cards->layout_bytes == sizeof *cards &&
                   memcmp(cards->boot_id, boot_id, sizeof boot_id) == 0;
+    if (!usable && was_used) {
+        memset(cards, 0, sizeof *cards);
+    }
     if (!usable && !init_cards(cards)) {
         munmap(mapped, sizeof(struct emu_cards));
         return NULL;
@@ -195,29 +206,42 @@ int emu_card_join(struct emu_cards *cards, int index) {
     return slot;
 }
 
-void emu_card_charge(struct emu_card *card, int slot, uint64_t bytes) {
-    struct emu_client *client = &card->clients[slot];
-    card->used_bytes += bytes;
-    client->used_bytes += bytes;
-    if (client->used_bytes > client->peak_bytes) {
-        client->peak_bytes = client->used_bytes;
-    }
+static uint64_t maximum(uint64_t left, uint64_t right) {
+    return left > right ? left : right;
 }
 
-bool emu_card_reserve(struct emu_card *card, int slot, uint64_t bytes) {
+void emu_card_charge(struct emu_card *card, int slot, enum emu_use use, uint64_t bytes) {
+    struct emu_client *client = &card->clients[slot];
+    client->used_bytes += bytes;
+    client->use_bytes[use] += bytes;
+    client->peak_bytes = maximum(client->peak_bytes, client->used_bytes);
+    card->used_bytes += bytes;
+    card->use_bytes[use] += bytes;
+    card->peak_bytes = maximum(card->peak_bytes, card->used_bytes);
+    card->peak_memory_bytes = maximum(card->peak_memory_bytes, card->used_bytes - card->use_bytes[EMU_USE_CONTEXTS]);
+}
+
+bool emu_card_reserve(struct emu_card *card, int slot, enum emu_use use, uint64_t bytes) {
+    /* Who died has nothing any more: look before the card seems full, or fuller than it ever was. */
+    if (card->used_bytes + bytes > card->peak_bytes ||
+        card->used_bytes - card->use_bytes[EMU_USE_CONTEXTS] + bytes > card->peak_memory_bytes) {
+        emu_card_reap(card, emu_now_ns(), 0);
+    }
     if (bytes > card->total_bytes - card->used_bytes) {
         return false;
     }
-    emu_card_charge(card, slot, bytes);
+    emu_card_charge(card, slot, use, bytes);
     return true;
 }
 
-void emu_card_release(struct emu_card *card, int slot, uint64_t bytes) {
+void emu_card_release(struct emu_card *card, int slot, enum emu_use use, uint64_t bytes) {
     struct emu_client *client = &card->clients[slot];
-    uint64_t freed_bytes =
-        bytes < client->used_bytes ? bytes : client->used_bytes; /* less after its file was removed */
+    /* Less than was taken after its file was removed. */
+    uint64_t freed_bytes = bytes < client->use_bytes[use] ? bytes : client->use_bytes[use];
     client->used_bytes -= freed_bytes;
+    client->use_bytes[use] -= freed_bytes;
     card->used_bytes -= freed_bytes;
+    card->use_bytes[use] -= freed_bytes;
 }
 
 /* Whether another process holds a lock on this byte of the file. */
@@ -235,12 +259,15 @@ static void bury(struct emu_card *card, int slot, uint64_t now_ns) {
         .peak_bytes = client->peak_bytes,
         .launches = client->launches,
         .busy_ns = card->engines[EMU_COMPUTE].queues[slot].busy_ns,
+        .copied_in_bytes = card->engines[EMU_COPY_IN].queues[slot].bytes,
+        .copied_out_bytes = card->engines[EMU_COPY_OUT].queues[slot].bytes,
         .joined_ns = client->joined_ns,
         .left_ns = now_ns,
     };
     card->departed_count++;
-    card->used_bytes -= client->used_bytes;
-    client->used_bytes = 0;
+    for (enum emu_use use = 0; use < EMU_USES; use++) {
+        emu_card_release(card, slot, use, client->use_bytes[use]);
+    }
     client->state = EMU_CLIENT_FREE;
     remove_client_file(client->number);
 }
@@ -279,7 +306,6 @@ void emu_card_reap(struct emu_card *card, uint64_t now_ns, uint64_t interval_ns)
 }
 
 void emu_card_advance(struct emu_card *card, uint64_t now_ns) {
-    for (int kind = 0; kind < EMU_ENGINES; kind++) {
-        emu_engine_advance(&card->engines[kind], now_ns);
-    }
+    emu_engine_advance(&card->engines[EMU_COMPUTE], now_ns);
+    emu_link_advance(&card->engines[EMU_COPY_IN], &card->engines[EMU_COPY_OUT], now_ns, card->link_kept_permille);
 }

@@ -25,14 +25,19 @@
 
 enum emu_engine_kind { EMU_COMPUTE, EMU_COPY_IN, EMU_COPY_OUT, EMU_ENGINES };
 
+/* What a client's bytes are: its contexts, linear memory (cuMemAlloc and pools), handles of cuMemCreate, managed memory
+ * that is on the card. */
+enum emu_use { EMU_USE_CONTEXTS, EMU_USE_LINEAR, EMU_USE_HANDLES, EMU_USE_MANAGED, EMU_USES };
+
 enum emu_client_state { EMU_CLIENT_FREE, EMU_CLIENT_ALIVE, EMU_CLIENT_HELD /* dead; its memory is still held */ };
 
 struct emu_client {
     uint32_t state;
     int32_t pid;
-    uint64_t image;  /* the kernel's random bytes for this run of a program: tells an exec apart */
-    uint64_t number; /* unique in the folder; names the client's file */
-    uint64_t used_bytes;
+    uint64_t image;      /* the kernel's random bytes for this run of a program: tells an exec apart */
+    uint64_t number;     /* unique in the folder; names the client's file */
+    uint64_t used_bytes; /* for all uses */
+    uint64_t use_bytes[EMU_USES];
     uint64_t peak_bytes;
     uint64_t launches;
     uint64_t joined_ns;
@@ -47,6 +52,8 @@ struct emu_departed {
     uint64_t peak_bytes;
     uint64_t launches;
     uint64_t busy_ns;
+    uint64_t copied_in_bytes;
+    uint64_t copied_out_bytes;
     uint64_t joined_ns;
     uint64_t left_ns;
 };
@@ -55,8 +62,12 @@ struct emu_card {
     pthread_mutex_t lock;
     uint8_t uuid[16];
     uint64_t total_bytes;
-    uint64_t used_bytes;
-    uint64_t checked_ns; /* when the clients' locks were last looked at */
+    uint64_t link_kept_permille; /* settings.h */
+    uint64_t used_bytes;         /* of all clients, for all uses */
+    uint64_t use_bytes[EMU_USES];
+    uint64_t peak_bytes;        /* the most bytes ever in use */
+    uint64_t peak_memory_bytes; /* the same without contexts */
+    uint64_t checked_ns;        /* when the clients' locks were last looked at */
     struct emu_client clients[EMU_MAX_CLIENTS];
     struct emu_engine engines[EMU_ENGINES];
     uint64_t departed_count;
@@ -86,11 +97,12 @@ void emu_card_unlock(struct emu_card *card);
  */
 int emu_card_join(struct emu_cards *cards, int index);
 
-/* Bytes more or fewer for a client, under the card's lock; more fails when the card has no room. */
-bool emu_card_reserve(struct emu_card *card, int slot, uint64_t bytes);
-void emu_card_release(struct emu_card *card, int slot, uint64_t bytes);
+/* Bytes more or fewer for a client, under the card's lock; more fails when the card has no room, dead clients' memory
+ * counted as free. */
+bool emu_card_reserve(struct emu_card *card, int slot, enum emu_use use, uint64_t bytes);
+void emu_card_release(struct emu_card *card, int slot, enum emu_use use, uint64_t bytes);
 /* Bytes more for a client that another one gave up under the same lock: there is room. */
-void emu_card_charge(struct emu_card *card, int slot, uint64_t bytes);
+void emu_card_charge(struct emu_card *card, int slot, enum emu_use use, uint64_t bytes);
 
 /* Under the card's lock: drop the work of dead clients, and the memory of those that nobody holds any more. Looks at
  * the locks only if that was not done in the last `interval_ns`. */

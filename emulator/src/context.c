@@ -28,8 +28,7 @@ static CUresult activate(CUcontext context, struct emu_device *device, unsigned 
     context->limits[CU_LIMIT_MALLOC_HEAP_SIZE] = 8 << 20;
     if (device->contexts == 0) {
         emu_card_lock(device->card);
-        emu_card_reap(device->card, emu_now_ns(), 0);
-        bool reserved = emu_card_reserve(device->card, device->slot, EMU_CONTEXT_BYTES);
+        bool reserved = emu_card_reserve(device->card, device->slot, EMU_USE_CONTEXTS, EMU_CONTEXT_BYTES);
         emu_card_unlock(device->card);
         if (!reserved) {
             free(context->legacy);
@@ -60,7 +59,7 @@ static void deactivate(CUcontext context) {
     context->magic = 0;
     if (--device->contexts == 0) {
         emu_card_lock(device->card);
-        emu_card_release(device->card, device->slot, EMU_CONTEXT_BYTES);
+        emu_card_release(device->card, device->slot, EMU_USE_CONTEXTS, EMU_CONTEXT_BYTES);
         emu_card_unlock(device->card);
     }
 }

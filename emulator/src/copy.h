@@ -15,6 +15,6 @@ CUresult emu_fill_work(CUcontext context, const struct emu_fill *fill, struct em
 
 /* Enqueue a copy; a synchronous one, or one with pageable memory that may not be touched later, is waited for. */
 CUresult emu_copy_submit(const struct emu_copy *copy, CUstream handle, bool synchronous);
-CUresult emu_fill_submit(const struct emu_fill *fill, CUstream handle, bool synchronous);
+CUresult emu_fill_submit(const struct emu_fill *fill, CUstream handle);
 
 #endif

@@ -48,6 +48,15 @@ CUresult emu_enter_context(CUcontext *context) {
     return result == CUDA_SUCCESS ? result : emu_leave(result);
 }
 
+CUresult emu_enter_stream(CUstream handle, CUcontext *context, CUstream *stream) {
+    CUresult result = emu_enter_context(context);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    result = emu_stream_find(*context, handle, stream);
+    return result == CUDA_SUCCESS ? result : emu_leave(result);
+}
+
 /* ---- The current context
  * --------------------------------------------------------------------------------------------------- */
 

@@ -54,11 +54,31 @@ struct emu_launch {
     unsigned char parameters[EMU_PARAMETER_BYTES];
 };
 
+/* How memory is touched. A kernel reaches what its context's device has access to; a copy also what lies on another
+ * device, through that device. */
+enum emu_touch { EMU_TOUCH_READ = 0, EMU_TOUCH_WRITE = 1, EMU_TOUCH_COPY = 2 };
+
+/* A stretch of memory that work touches. */
+struct emu_span {
+    uint64_t start;
+    uint64_t bytes;
+    uint64_t alignment;
+    unsigned how;   /* enum emu_touch */
+    bool on_device; /* checked against what the context may touch */
+};
+
+#define EMU_SPANS 3
+
 struct emu_work {
     enum emu_engine_kind engine;
     CUgraphNodeType type; /* kernel, memcpy or memset */
     uint64_t duration_ns;
-    CUresult (*apply)(CUcontext context, const struct emu_work *work);
+    uint64_t moved_bytes; /* over the link, for the account */
+    /* What it touches; fills in at most EMU_SPANS and returns how many. Present when `apply` is. */
+    unsigned (*spans)(const struct emu_work *work, struct emu_span *spans);
+    /* The effect, on memory that was found to be there; without emu.lock. NULL: none. */
+    void (*apply)(const struct emu_work *work);
+    bool is_large; /* the effect takes long enough for a thread of its own */
     union {
         struct emu_copy copy;
         struct emu_fill fill;
@@ -87,6 +107,7 @@ struct emu_op {
     enum emu_op_kind kind;
     bool posted; /* HOST: handed to the callback thread */
     bool done;
+    bool applied; /* WORK: its effect has happened */
     uint64_t enqueued_ns;
     uint64_t completed_ns;
     struct emu_marker *marker; /* RECORD, WAIT: a reference */
@@ -98,6 +119,8 @@ struct emu_op {
     CUhostFn host_function;
     void *user_data;
     struct emu_op *next_callback;
+    CUstream stream; /* WORK that was posted to a thread */
+    struct emu_op *next_posted;
     CUstreamCallback callback; /* HOST by cuStreamAddCallback */
     CUstream callback_stream;
 };
@@ -185,7 +208,6 @@ struct emu_driver {
     struct emu_device devices[EMU_MAX_CARDS];
     struct CUctx_st *contexts; /* all active ones */
     unsigned waiters;          /* threads that wait for `changed` to tell of a marker */
-    unsigned applying;         /* data effects under way, without the lock */
 };
 
 extern struct emu_driver emu;
@@ -197,6 +219,8 @@ extern struct emu_driver emu;
  * and returns its sticky error, if it has one. */
 CUresult emu_enter(void);
 CUresult emu_enter_context(CUcontext *context);
+/* The same, and find the stream that a handle means. */
+CUresult emu_enter_stream(CUstream handle, CUcontext *context, CUstream *stream);
 /* Unlock the driver, and pass the result on. */
 static inline CUresult emu_leave(CUresult result) {
     pthread_mutex_unlock(&emu.lock);
@@ -234,6 +258,8 @@ CUresult emu_wait_stream(CUstream stream);
 CUresult emu_wait_context(CUcontext context);
 bool emu_stream_is_idle(CUstream stream);
 void emu_work_dispose(struct emu_work *work);
+/* Wait, with emu.lock given up, until no effect under way touches [start, start + bytes). */
+void emu_effects_wait(uint64_t start, uint64_t bytes);
 
 /* ---- Contexts (context.c) -------------------------------------------------------------------------------------------
  */
@@ -275,10 +301,6 @@ struct emu_range *emu_range_find(uint64_t address);
 struct emu_range *emu_range_from(uint64_t address);
 struct emu_range *emu_range_add(const struct emu_range *range);
 void emu_range_remove(uint64_t start);
-/* How memory is touched. A kernel reaches what its context's device has access to; a copy also what lies on another
- * device, through that device. */
-enum emu_touch { EMU_TOUCH_READ = 0, EMU_TOUCH_WRITE = 1, EMU_TOUCH_COPY = 2 };
-
 /* Whether work of this context may touch [address, address + bytes); `how` is made of enum emu_touch. */
 bool emu_range_covers(uint64_t address, uint64_t bytes, CUcontext context, unsigned how);
 /* Whether any known memory lies in [start, start + bytes). */
@@ -289,8 +311,8 @@ bool emu_is_reserved(uint64_t address);
 bool emu_is_host_pinned(uint64_t address, uint64_t bytes);
 
 /* Take bytes of a device's memory, or give them back, both charged to the card. */
-CUresult emu_device_take(struct emu_device *device, uint64_t bytes, uint64_t *offset);
-void emu_device_give(struct emu_device *device, uint64_t offset);
+CUresult emu_device_take(struct emu_device *device, enum emu_use use, uint64_t bytes, uint64_t *offset);
+void emu_device_give(struct emu_device *device, enum emu_use use, uint64_t offset);
 /* Make this process a client of the device's card and its window ready. */
 CUresult emu_device_open(struct emu_device *device);
 /* Linear memory in a context, from a pool or not. */

@@ -28,6 +28,7 @@ void emu_engine_reset_client(struct emu_engine *engine, int client, uint64_t sli
     queue->submitted = 0;
     queue->completed = 0;
     queue->busy_ns = 0;
+    queue->bytes = 0;
     queue->owner = owner;
     emu_engine_set_slice(engine, client, slice_ns);
 }
@@ -61,16 +62,15 @@ void emu_engine_set_slice(struct emu_engine *engine, int client, uint64_t slice_
     }
 }
 
-bool emu_engine_submit(struct emu_engine *engine, int client, uint64_t ready_ns, uint64_t duration_ns,
+bool emu_engine_submit(struct emu_engine *engine, int client, uint64_t ready_ns, uint64_t duration_ns, uint64_t bytes,
                        uint64_t *number) {
     struct emu_queue *queue = &engine->queues[client];
     if (queue->submitted - queue->completed >= EMU_RING_ITEMS) {
         return false;
     }
     struct emu_item *item = &queue->items[queue->submitted % EMU_RING_ITEMS];
-    item->ready_ns = ready_ns;
-    item->remaining_ns = minimum(duration_ns, EMU_LONGEST_NS);
-    item->completed_ns = 0;
+    *item =
+        (struct emu_item){.ready_ns = ready_ns, .remaining_ns = minimum(duration_ns, EMU_LONGEST_NS), .bytes = bytes};
     *number = queue->submitted;
     queue->submitted++;
     engine->pending_mask |= 1ULL << client;
@@ -131,11 +131,20 @@ static void count_turn(struct emu_engine *engine, uint64_t owner, uint64_t durat
     engine->turn_count++;
 }
 
+static void count_transfer(struct emu_engine *engine, struct emu_queue *queue, const struct emu_item *item) {
+    engine->transfers[engine->transfer_count % EMU_TRANSFERS] = (struct emu_transfer){
+        .owner = queue->owner, .bytes = item->bytes, .start_ns = item->started_ns, .end_ns = item->completed_ns};
+    engine->transfer_count++;
+    engine->bytes += item->bytes;
+    queue->bytes += item->bytes;
+}
+
 /* Run the current client for duration_ns, within its head item. A slice that ends while nobody else waits starts anew.
  */
 static void run_current(struct emu_engine *engine, uint64_t duration_ns) {
     struct emu_queue *queue = &engine->queues[engine->current];
     struct emu_item *head = &queue->items[queue->completed % EMU_RING_ITEMS];
+    head->started_ns = head->started_ns == 0 ? engine->clock_ns : head->started_ns;
     count_busy(engine, duration_ns);
     count_turn(engine, queue->owner, duration_ns);
     queue->busy_ns += duration_ns;
@@ -149,6 +158,9 @@ static void run_current(struct emu_engine *engine, uint64_t duration_ns) {
     }
     if (head->remaining_ns == 0) {
         head->completed_ns = engine->clock_ns;
+        if (head->bytes > 0) {
+            count_transfer(engine, queue, head);
+        }
         queue->completed++;
         if (queue->completed == queue->submitted) {
             engine->pending_mask &= ~(1ULL << engine->current);
@@ -187,7 +199,9 @@ void emu_engine_advance(struct emu_engine *engine, uint64_t now_ns) {
             hand_over(engine, chosen);
             current = chosen;
         }
-        const struct emu_item *head = head_of(&engine->queues[current]);
+        struct emu_item *head = &engine->queues[current].items[engine->queues[current].completed % EMU_RING_ITEMS];
+        head->remaining_ns += head->remaining_ns > 0 ? engine->delay_ns : 0;
+        engine->delay_ns = 0;
         uint64_t room_ns = now_ns > engine->clock_ns ? now_ns - engine->clock_ns : 0;
         if (room_ns == 0 && (engine->switch_left_ns > 0 || head->remaining_ns > 0)) {
             return;
@@ -207,6 +221,15 @@ void emu_engine_advance(struct emu_engine *engine, uint64_t now_ns) {
         }
         run_current(engine, run_ns);
     }
+}
+
+uint64_t emu_engine_next_start(const struct emu_engine *engine) {
+    uint64_t ready_ns = earliest_ready(engine, -1);
+    return ready_ns > engine->clock_ns ? ready_ns : engine->clock_ns;
+}
+
+void emu_engine_delay(struct emu_engine *engine, uint64_t delay_ns) {
+    engine->delay_ns += delay_ns;
 }
 
 static uint64_t pending_work(const struct emu_queue *queue, uint64_t end) {

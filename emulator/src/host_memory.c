@@ -186,18 +186,14 @@ EMU_EXPORT CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes
 CUresult emu_prefetch(CUdeviceptr pointer, size_t bytes, const CUmemLocation *location, CUstream handle) {
     CUcontext context = NULL;
     CUstream stream = NULL;
-    CUresult result = emu_enter_context(&context);
+    CUresult result = emu_enter_stream(handle, &context, &stream);
     if (result != CUDA_SUCCESS) {
         return result;
     }
     const struct emu_range *range = emu_range_find(pointer);
-    result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS && (range == NULL || range->kind != EMU_RANGE_MANAGED || bytes == 0 ||
-                                   !emu_range_covers(pointer, bytes, context, EMU_TOUCH_WRITE))) {
-        result = CUDA_ERROR_INVALID_VALUE;
-    }
-    if (result != CUDA_SUCCESS) {
-        return emu_leave(result);
+    if (range == NULL || range->kind != EMU_RANGE_MANAGED || bytes == 0 ||
+        !emu_range_covers(pointer, bytes, context, EMU_TOUCH_WRITE)) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
     bool to_device = location->type == CU_MEM_LOCATION_TYPE_DEVICE;
     struct emu_work work = {.engine = to_device ? EMU_COPY_IN : EMU_COPY_OUT,

@@ -43,7 +43,7 @@ static bool submit(struct emu_device *device, struct CUstream_st *stream, struct
     emu_card_lock(card);
     bool submitted = engine->queues[device->slot].submitted - channel->seen < EMU_RING_ITEMS &&
                      emu_engine_submit(engine, device->slot, maximum(op->enqueued_ns, stream->ready_ns),
-                                       op->work.duration_ns, &number);
+                                       op->work.duration_ns, op->work.moved_bytes, &number);
     if (submitted && op->work.engine == EMU_COMPUTE) {
         card->clients[device->slot].launches++;
     }

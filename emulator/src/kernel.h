@@ -22,7 +22,10 @@ struct emu_kernel {
     uint8_t offset[EMU_KERNEL_PARAMETERS];
     uint8_t bytes[EMU_KERNEL_PARAMETERS];
     uint64_t (*duration_ns)(const unsigned char *parameters);
-    CUresult (*apply)(CUcontext context, const struct emu_work *work);
+    /* NULL for a kernel without data: */
+    bool (*is_long)(const unsigned char *parameters); /* for the host */
+    unsigned (*spans)(const struct emu_work *work, struct emu_span *spans);
+    void (*apply)(const struct emu_work *work);
 };
 
 extern const struct emu_kernel emu_kernels[];

@@ -24,18 +24,14 @@ CUresult emu_device_open(struct emu_device *device) {
     return device->arena_ready ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM;
 }
 
-CUresult emu_device_take(struct emu_device *device, uint64_t bytes, uint64_t *offset) {
+CUresult emu_device_take(struct emu_device *device, enum emu_use use, uint64_t bytes, uint64_t *offset) {
     uint64_t new_bytes = 0;
     if (!emu_arena_take(&device->arena, bytes, offset, &new_bytes)) {
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     struct emu_card *card = device->card;
     emu_card_lock(card);
-    bool reserved = emu_card_reserve(card, device->slot, new_bytes);
-    if (!reserved) {
-        emu_card_reap(card, emu_now_ns(), 0);
-        reserved = emu_card_reserve(card, device->slot, new_bytes);
-    }
+    bool reserved = emu_card_reserve(card, device->slot, use, new_bytes);
     emu_card_unlock(card);
     if (!reserved) {
         emu_arena_give(&device->arena, *offset);
@@ -44,10 +40,10 @@ CUresult emu_device_take(struct emu_device *device, uint64_t bytes, uint64_t *of
     return CUDA_SUCCESS;
 }
 
-void emu_device_give(struct emu_device *device, uint64_t offset) {
+void emu_device_give(struct emu_device *device, enum emu_use use, uint64_t offset) {
     uint64_t freed_bytes = emu_arena_give(&device->arena, offset);
     emu_card_lock(device->card);
-    emu_card_release(device->card, device->slot, freed_bytes);
+    emu_card_release(device->card, device->slot, use, freed_bytes);
     emu_card_unlock(device->card);
 }
 
@@ -57,7 +53,7 @@ void emu_device_give(struct emu_device *device, uint64_t offset) {
 CUresult emu_memory_allocate(CUcontext context, uint64_t bytes, CUmemoryPool pool, CUdeviceptr *pointer) {
     uint64_t offset = 0;
     struct emu_device *device = context->device;
-    CUresult result = emu_device_take(device, bytes, &offset);
+    CUresult result = emu_device_take(device, EMU_USE_LINEAR, bytes, &offset);
     if (result != CUDA_SUCCESS) {
         return result;
     }
@@ -71,7 +67,7 @@ CUresult emu_memory_allocate(CUcontext context, uint64_t bytes, CUmemoryPool poo
                               .offset = offset,
                               .pool = pool};
     if (emu_range_add(&range) == NULL) {
-        emu_device_give(device, offset);
+        emu_device_give(device, EMU_USE_LINEAR, offset);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     *pointer = range.start;
@@ -85,7 +81,7 @@ void emu_memory_free_range(const struct emu_range *range) {
         if (freed.pool != NULL) {
             emu_pool_returned(freed.pool, freed.bytes);
         }
-        emu_device_give(freed.device, freed.offset);
+        emu_device_give(freed.device, EMU_USE_LINEAR, freed.offset);
     } else if (freed.kind == EMU_RANGE_PINNED || freed.kind == EMU_RANGE_MANAGED) {
         emu_arena_give(freed.arena, freed.offset);
     }

@@ -313,13 +313,16 @@ CUresult emu_launch_work(CUfunction function, const unsigned shape[6], void **pa
     if ((uint64_t)shape[3] * shape[4] * shape[5] > 1024 || (parameters != NULL && extra != NULL)) {
         return CUDA_ERROR_INVALID_VALUE;
     }
-    *work =
-        (struct emu_work){.engine = EMU_COMPUTE, .type = CU_GRAPH_NODE_TYPE_KERNEL, .apply = function->kernel->apply};
+    *work = (struct emu_work){.engine = EMU_COMPUTE,
+                              .type = CU_GRAPH_NODE_TYPE_KERNEL,
+                              .spans = function->kernel->spans,
+                              .apply = function->kernel->apply};
     work->launch.kernel = function->kernel;
     if (!gather_parameters(function->kernel, parameters, extra, work->launch.parameters)) {
         return CUDA_ERROR_INVALID_VALUE;
     }
     work->duration_ns = function->kernel->duration_ns(work->launch.parameters);
+    work->is_large = function->kernel->is_long != NULL && function->kernel->is_long(work->launch.parameters);
     return CUDA_SUCCESS;
 }
 
@@ -328,13 +331,10 @@ CUresult emu_launch_submit(CUfunction function, const unsigned shape[6], void **
     CUcontext context = NULL;
     CUstream stream = NULL;
     struct emu_work work;
-    CUresult result = emu_enter_context(&context);
+    CUresult result = emu_enter_stream(handle, &context, &stream);
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS) {
-        result = emu_launch_work(function, shape, parameters, extra, &work);
-    }
+    result = emu_launch_work(function, shape, parameters, extra, &work);
     return emu_leave(result != CUDA_SUCCESS ? result : emu_submit(stream, &work, false));
 }

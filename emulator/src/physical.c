@@ -39,7 +39,10 @@ int emu_physical_backing(const struct emu_physical *physical, uint64_t *offset) 
 
 static int make_memfd(uint64_t bytes) {
     int descriptor = memfd_create("nvshare-emulator-memory", MFD_CLOEXEC);
-    if (descriptor >= 0 && ftruncate(descriptor, (off_t)bytes) != 0) {
+    if (descriptor < 0) {
+        return EMU_NO_BACKING;
+    }
+    if (ftruncate(descriptor, (off_t)bytes) != 0) {
         close(descriptor);
         return EMU_NO_BACKING;
     }
@@ -81,7 +84,7 @@ EMU_EXPORT CUresult CUDAAPI cuMemCreate(CUmemGenericAllocationHandle *handle, si
         result = CUDA_ERROR_OUT_OF_MEMORY;
     }
     if (result == CUDA_SUCCESS && !on_host) {
-        result = emu_device_take(device, bytes, &physical->offset);
+        result = emu_device_take(device, EMU_USE_HANDLES, bytes, &physical->offset);
     }
     if (result != CUDA_SUCCESS) {
         if (physical->descriptor >= 0) {
@@ -113,7 +116,7 @@ void emu_physical_free_if_unused(struct emu_physical *physical) {
         emu_shared_let_go(physical->device->card, physical->device->slot, physical->shared_entry);
         emu_card_unlock(physical->device->card);
     } else if (!physical->on_host) {
-        emu_device_give(physical->device, physical->offset);
+        emu_device_give(physical->device, EMU_USE_HANDLES, physical->offset);
     }
     physical->magic = 0;
     free(physical);
@@ -180,7 +183,7 @@ EMU_EXPORT CUresult CUDAAPI cuMemGetAllocationGranularity(size_t *granularity, c
 
 static uint64_t key_of(int descriptor, uint64_t *bytes) {
     struct stat found;
-    if (fstat(descriptor, &found) != 0 || found.st_size < 0) {
+    if (descriptor < 0 || fstat(descriptor, &found) != 0 || found.st_size < 0) {
         return 0;
     }
     *bytes = (uint64_t)found.st_size;
@@ -227,12 +230,10 @@ static bool map_ranges_of(const struct emu_physical *physical) {
 static CUresult make_shareable(struct emu_physical *physical) {
     struct emu_device *device = physical->device;
     int descriptor = make_memfd(physical->bytes);
-    if (descriptor == EMU_NO_BACKING) {
+    if (descriptor < 0) {
         return CUDA_ERROR_OPERATING_SYSTEM;
     }
-    while (emu.applying > 0) {
-        pthread_cond_wait(&emu.changed, &emu.lock);
-    }
+    emu_effects_wait(0, UINT64_MAX);
     uint64_t bytes = 0;
     int entry = EMU_SHARED_NONE;
     bool moved = copy_out_of_arena(physical, descriptor);

@@ -3,6 +3,7 @@
  *   append.c    API calls append operations to streams, and wait for markers
  *   issue.c     operations go to the card's engines
  *   retire.c    what has completed takes effect, in stream order
+ *   effect.c    what that is for memory, in threads of its own when it takes long
  *   callback.c  host functions run in a thread of their own
  *   executor.c  the thread that does the last two when the card's time says so
  *
@@ -34,6 +35,11 @@ bool emu_issue(CUstream stream);
 /* Retire what has completed at the head of a stream; work only `with_effects`. Returns whether anything changed;
  * *unlocked is set when the lock was given up meanwhile, so that lists may have changed. */
 bool emu_retire(CUstream stream, bool with_effects, bool *unlocked);
+
+/* Let a completed piece of work have its effect: at once, or in another thread (false: there is none). Its stream is
+ * `retiring` meanwhile. */
+void emu_effect_run(CUstream stream, struct emu_op *op);
+bool emu_effect_post(CUstream stream, struct emu_op *op);
 
 /* Have a HOST operation run in the callback thread; it is marked done afterwards. */
 void emu_callback_post(struct emu_op *op);

@@ -265,19 +265,15 @@ bool emu_pool_admits(CUmemoryPool pool, const struct emu_device *device) {
 CUresult emu_pool_allocate(CUdeviceptr *pointer, size_t bytes, CUmemoryPool pool, CUstream handle) {
     CUcontext context = NULL;
     CUstream stream = NULL;
-    CUresult result = emu_enter_context(&context);
+    CUresult result = emu_enter_stream(handle, &context, &stream);
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS && (pointer == NULL || bytes == 0)) {
-        result = CUDA_ERROR_INVALID_VALUE;
+    if (pointer == NULL || bytes == 0) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    if (result == CUDA_SUCCESS && emu_stream_is_capturing(stream)) {
-        result = emu_capture_refuse(stream); /* allocation nodes are not emulated */
-    }
-    if (result != CUDA_SUCCESS) {
-        return emu_leave(result);
+    if (emu_stream_is_capturing(stream)) {
+        return emu_leave(emu_capture_refuse(stream)); /* allocation nodes are not emulated */
     }
     CUmemoryPool chosen = pool != NULL ? pool : current_pool((int)(stream->context->device - emu.devices));
     if (!is_pool(chosen) || chosen->device != stream->context->device) {
@@ -310,23 +306,19 @@ static bool free_in_order(void *argument) {
 CUresult emu_pool_free(CUdeviceptr pointer, CUstream handle) {
     CUcontext context = NULL;
     CUstream stream = NULL;
-    CUresult result = emu_enter_context(&context);
+    CUresult result = emu_enter_stream(handle, &context, &stream);
     if (result != CUDA_SUCCESS) {
         return result;
     }
     const struct emu_range *range = emu_range_find(pointer);
-    result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS && pointer == 0) {
+    if (pointer == 0) {
         return emu_leave(CUDA_SUCCESS);
     }
-    if (result == CUDA_SUCCESS && (range == NULL || range->start != pointer || range->kind != EMU_RANGE_DEVICE)) {
-        result = CUDA_ERROR_INVALID_VALUE;
+    if (range == NULL || range->start != pointer || range->kind != EMU_RANGE_DEVICE) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    if (result == CUDA_SUCCESS && emu_stream_is_capturing(stream)) {
-        result = emu_capture_refuse(stream);
+    if (emu_stream_is_capturing(stream)) {
+        return emu_leave(emu_capture_refuse(stream));
     }
-    if (result == CUDA_SUCCESS) {
-        result = emu_stream_append_call(stream, free_in_order, (void *)(uintptr_t)pointer);
-    }
-    return emu_leave(result);
+    return emu_leave(emu_stream_append_call(stream, free_in_order, (void *)(uintptr_t)pointer));
 }

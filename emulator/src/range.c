@@ -105,8 +105,17 @@ bool emu_is_device_address(uint64_t address) {
 }
 
 bool emu_is_host_pinned(uint64_t address, uint64_t bytes) {
-    const struct emu_range *range = emu_range_find(address);
-    return range != NULL && address + bytes <= range->start + range->bytes;
+    while (bytes > 0) {
+        const struct emu_range *range = emu_range_find(address);
+        if (range == NULL) {
+            return false;
+        }
+        uint64_t within = address - range->start;
+        uint64_t part = range->bytes - within < bytes ? range->bytes - within : bytes;
+        address += part;
+        bytes -= part;
+    }
+    return true;
 }
 
 bool emu_range_overlaps(uint64_t start, uint64_t bytes) {

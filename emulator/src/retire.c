@@ -39,22 +39,6 @@ static void pop_head(struct CUstream_st *stream) {
     }
 }
 
-static void apply_work(struct CUstream_st *stream, struct emu_op *op) {
-    CUcontext context = stream->context;
-    stream->retiring = true;
-    emu.applying++;
-    pthread_mutex_unlock(&emu.lock);
-    CUresult result = op->work.apply == NULL ? CUDA_SUCCESS : op->work.apply(context, &op->work);
-    pthread_mutex_lock(&emu.lock);
-    stream->retiring = false;
-    if (--emu.applying == 0) {
-        pthread_cond_broadcast(&emu.changed);
-    }
-    if (result != CUDA_SUCCESS && context->error == CUDA_SUCCESS) {
-        context->error = result;
-    }
-}
-
 bool emu_retire(CUstream stream, bool with_effects, bool *unlocked) {
     bool changed = false;
     while (stream->head != NULL && !stream->retiring) {
@@ -64,8 +48,13 @@ bool emu_retire(CUstream stream, bool with_effects, bool *unlocked) {
             if (!op->done || !with_effects) {
                 return changed;
             }
-            apply_work(stream, op);
-            *unlocked = true;
+            if (!op->applied && op->work.is_large && emu_effect_post(stream, op)) {
+                return changed;
+            }
+            if (!op->applied) {
+                emu_effect_run(stream, op);
+                *unlocked = true;
+            }
             stream->ready_ns = maximum(stream->ready_ns, op->completed_ns);
             break;
         case EMU_OP_RECORD:
@@ -119,7 +108,7 @@ static void collect(struct emu_device *device, uint64_t now_ns) {
     emu_card_unlock(card);
 }
 
-static bool retire_all(bool *unlocked) {
+static bool retire_all(bool *unlocked, bool *issued) {
     bool changed = false;
     for (CUcontext context = emu.contexts; context != NULL; context = context->next) {
         for (CUstream stream = context->streams; stream != NULL; stream = stream->next) {
@@ -127,7 +116,10 @@ static bool retire_all(bool *unlocked) {
             if (*unlocked) {
                 return true;
             }
-            changed |= emu_issue(stream);
+            if (emu_issue(stream)) {
+                changed = true;
+                *issued = true;
+            }
         }
     }
     return changed;
@@ -154,8 +146,13 @@ void emu_progress(void) {
         }
     }
     bool unlocked = false;
-    while (retire_all(&unlocked)) {
+    bool issued = false;
+    while (retire_all(&unlocked, &issued)) {
         unlocked = false;
     }
     sweep_destroyed();
+    /* Somebody may wait for what was issued here and count on the executor, which does not know of it. */
+    if (issued && emu_executor_asleep_until_ns() != 0) {
+        emu_executor_wake();
+    }
 }

@@ -60,6 +60,7 @@ void emu_settings_read(struct emu_settings *settings) {
     settings->switch_ns = read_number("NVSHARE_EMULATOR_SWITCH_US", false, 0, second_us, 215) * 1000;
     settings->link_bytes_per_second =
         read_number("NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND", false, 1000000, 1000000000000000ULL, 55300000000ULL);
+    settings->link_kept_permille = read_number("NVSHARE_EMULATOR_LINK_KEPT_PERMILLE", false, 1, 1000, 920);
 }
 
 int emu_settings_folder(char *path, unsigned long size) {

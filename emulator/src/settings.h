@@ -12,6 +12,7 @@ struct emu_settings {
     uint64_t slice_ns;
     uint64_t switch_ns;
     uint64_t link_bytes_per_second;
+    uint64_t link_kept_permille; /* of a direction's speed, while the other one is busy */
 };
 
 /* Read the settings; what is missing or malformed has its default, with a line on standard error for the malformed. */

@@ -33,10 +33,10 @@ void emu_shared_let_go(struct emu_card *card, int slot, int entry) {
     struct emu_shared *shared = &card->shared[entry];
     shared->holders &= ~(1ULL << slot);
     if (shared->charged == slot) {
-        emu_card_release(card, slot, shared->bytes);
+        emu_card_release(card, slot, EMU_USE_HANDLES, shared->bytes);
         if (shared->holders != 0) {
             shared->charged = (int32_t)__builtin_ctzll(shared->holders);
-            emu_card_charge(card, shared->charged, shared->bytes);
+            emu_card_charge(card, shared->charged, EMU_USE_HANDLES, shared->bytes);
         }
     }
     if (shared->holders == 0) {

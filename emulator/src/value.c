@@ -71,18 +71,15 @@ static bool wait_now(void *argument) {
 static CUresult append(CUstream handle, const struct value_op *described, bool (*call)(void *argument)) {
     CUcontext context = NULL;
     CUstream stream = NULL;
-    CUresult result = emu_enter_context(&context);
+    CUresult result = emu_enter_stream(handle, &context, &stream);
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    result = emu_stream_find(context, handle, &stream);
-    if (result == CUDA_SUCCESS && (described->address % described->bytes != 0 ||
-                                   !emu_range_covers(described->address, described->bytes, context, EMU_TOUCH_WRITE))) {
-        result = CUDA_ERROR_INVALID_VALUE;
+    if (described->address % described->bytes != 0 ||
+        !emu_range_covers(described->address, described->bytes, context, EMU_TOUCH_WRITE)) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    if (result == CUDA_SUCCESS) {
-        result = stream->capture != NULL ? emu_capture_refuse(stream) : emu_capture_check_launch(stream);
-    }
+    result = stream->capture != NULL ? emu_capture_refuse(stream) : emu_capture_check_launch(stream);
     struct value_op *op = result == CUDA_SUCCESS ? malloc(sizeof *op) : NULL;
     if (op == NULL) {
         return emu_leave(result == CUDA_SUCCESS ? CUDA_ERROR_OUT_OF_MEMORY : result);

@@ -213,13 +213,11 @@ EMU_EXPORT CUresult CUDAAPI cuMemUnmap(CUdeviceptr start, size_t bytes) {
     if (result != CUDA_SUCCESS) {
         return result;
     }
+    /* Work that is still to run finds the range gone, and fails as it would on a card; only what is touching it at this
+     * very moment is waited for. */
+    emu_effects_wait(start, bytes);
     if (bytes == 0 || !is_whole_mappings(start, bytes)) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
-    }
-    /* Work that is still to run finds the range gone, and fails as it would on a card; only what is touching memory at
-     * this very moment is waited for. */
-    while (emu.applying > 0) {
-        pthread_cond_wait(&emu.changed, &emu.lock);
     }
     if (!unmap_pages(start, bytes)) {
         return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);

@@ -45,14 +45,23 @@ static void map_and_unmap(CUstream stream) {
     const size_t bytes = 4 << 20;
     CUmemGenericAllocationHandle handle;
     CUdeviceptr address;
+    unsigned char *host;
+    CHECK(cuMemHostAlloc((void **)&host, bytes, 0));
     CHECK(cuMemCreate(&handle, bytes, &properties, 0));
     CHECK(cuMemAddressReserve(&address, bytes, 0, 0, 0));
     CHECK(cuMemMap(address, bytes, 0, handle, 0));
     CHECK(cuMemSetAccess(address, bytes, &access, 1));
     CHECK(cuMemRelease(handle));
     CHECK(cuMemsetD8Async(address, 7, bytes, stream));
+    CHECK(cuMemcpyDtoHAsync(host, address, bytes, stream));
+    CHECK(cuMemcpyHtoDAsync(address, host, bytes, stream));
     CHECK(cuStreamSynchronize(stream));
     CHECK(cuMemUnmap(address, bytes));
+    if (host[0] != 7 || host[bytes - 1] != 7) {
+        fprintf(stderr, "copied %u and %u\n", host[0], host[bytes - 1]);
+        exit(1);
+    }
+    CHECK(cuMemFreeHost(host));
     CHECK(cuMemAddressFree(address, bytes));
 }
 
