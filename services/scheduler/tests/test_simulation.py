@@ -141,7 +141,7 @@ def test_three_programs_of_seven_gib_share_sixteen_in_turns() -> None:
         world.start_program([*load, Compute(3 * SECOND_NS)], start_ns=number * MILLISECOND_NS)
     world.run(60 * SECOND_NS)
     assert all(program.done for program in world.programs)
-    assert all(program.refusals == 0 for program in world.programs)
+    assert all(program.refusals == [] for program in world.programs)
 
 
 def test_a_killed_holder_makes_room_for_the_next_within_milliseconds() -> None:
@@ -178,7 +178,7 @@ def test_a_program_of_an_earlier_scheduler_that_is_stopped_keeps_its_memory_prom
     world.start_scheduler()
     world.run(60 * SECOND_NS)
     assert grows.footprint_bytes + stopped.footprint_bytes <= CAPACITY
-    assert stopped.refusals == 0
+    assert stopped.refusals == []
     assert world.card.most_bytes <= CAPACITY
 
 

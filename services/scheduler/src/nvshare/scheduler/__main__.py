@@ -49,9 +49,14 @@ def serve() -> None:
             node=node,
             folder=directory.scheduler,
             generation=next_generation(directory.scheduler, int(time.time())),
-            default=Sharing(settings.default_mode, settings.default_quantum_ns),
+            default=Sharing(settings.default_mode, settings.default_quantum_ns, settings.max_wait_ns),
             logical_capacity_bytes=settings.gpu_memory,
-            policy=Policy(protocol=PROTOCOL, build=BUILD, reserve_bytes=settings.reserve),
+            policy=Policy(
+                protocol=PROTOCOL,
+                build=BUILD,
+                reserve_bytes=settings.reserve,
+                overcommit_percent=settings.overcommit_percent,
+            ),
         )
     except ValidationError as error:
         faults = "; ".join(f"NVSHARE_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())

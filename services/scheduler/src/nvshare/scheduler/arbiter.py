@@ -1,7 +1,7 @@
 """The arbiter of one GPU: facts in, grants out. It has no clock, no bus and no thread: time comes in with each call.
 
 Every call takes over one fact and then makes the plan anew (`plan.py`): who is promised how much memory
-(`admission.py`), who may launch (`turns.py`).
+(`residency.py`), who may launch (`turns.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from nvshare.scheduler.model import (
     ClientReported,
     Command,
     Event,
+    GangsRuled,
     MemorySampled,
     Mode,
     ModeChanged,
@@ -22,8 +23,8 @@ from nvshare.scheduler.model import (
     Ticked,
 )
 from nvshare.scheduler.plan import make_plan, repair
-from nvshare.scheduler.policy import Policy
-from nvshare.scheduler.registry import take_relay_state, take_report
+from nvshare.scheduler.policy import SECOND_NS, Policy
+from nvshare.scheduler.registry import take_relay_state, take_report, take_rulings
 from nvshare.scheduler.requests import change_mode, change_quantum
 from nvshare.scheduler.state import ArbiterState
 
@@ -46,14 +47,17 @@ class Arbiter:
         quantum_ns: int,
         policy: Policy,
         logical_capacity_bytes: int = 0,
+        max_wait_ns: int = 30 * SECOND_NS,
     ) -> Arbiter:
         """An arbiter that knows nobody yet.
 
         `generation` must be greater than that of every arbiter that this GPU had before. `total_bytes` is the card's
-        memory, `logical_capacity_bytes` a smaller amount to share; 0: the whole card.
+        memory, `logical_capacity_bytes` a smaller amount to share; 0: the whole card. `quantum_ns` 0: automatic, while
+        nobody should wait for longer than `max_wait_ns`.
         """
         card = CardMemory(logical_capacity_bytes, total_bytes)
-        return cls(ArbiterState(gpu, generation, mode, quantum_ns, card), policy)
+        first_ns = quantum_ns or policy.quiet_quantum_ns
+        return cls(ArbiterState(gpu, generation, mode, first_ns, card, quantum_ns, max_wait_ns), policy)
 
     def handle(self, event: Event, now_ns: int) -> list[Command]:
         """Takes over one fact, and decides. `now_ns` is CLOCK_MONOTONIC and never falls."""
@@ -69,6 +73,8 @@ class Arbiter:
                 said += change_mode(self.state, event, self.policy)
             case QuantumChanged():
                 said += change_quantum(self.state, event, self.policy)
+            case GangsRuled():
+                take_rulings(self.state, event)
             case Ticked():
                 pass
         commands = make_plan(self.state, now_ns, self.policy)

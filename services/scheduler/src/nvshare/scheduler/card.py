@@ -1,6 +1,6 @@
 """The card's memory: how much of it can be promised, and who holds some without being charged for it.
 
-Three things are on a card beside the footprints of living clients: what living clients need beside their footprints
+Three things are on a card beside the resident bytes of living clients: what living clients need beside them
 (contexts, modules), what processes hold that are no clients ("strangers"), and what dead clients have not given back
 ("ghosts": forked workers can keep a dead parent's memory). The driver's samples tell them apart. A ghost counts with
 what its client was charged until a sample that began after the death shows less.
@@ -22,8 +22,8 @@ class Ghost:
 
     client: str  # its key; empty: it died before this life of the scheduler
     pid: int
-    size_bytes: int  # of its footprint
-    overhead_bytes: int  # beside its footprint
+    size_bytes: int  # that it was charged with
+    overhead_bytes: int  # beside its resident bytes
     died_ns: int
     fell_ns: int = 0  # when its size fell last
 
@@ -59,13 +59,13 @@ class CardMemory:
         return sum(stranger.size_bytes for stranger in self.strangers)
 
     def lone_capacity_bytes(self, policy: Policy, overhead_bytes: int) -> int:
-        """The largest footprint of a client that is alone on the card and needs `overhead_bytes` beside it, in whole
+        """The most that a client which is alone on the card, and needs `overhead_bytes` beside, may need, in whole
         steps."""
         physical = self.total_bytes - policy.reserve_bytes - self.baseline_bytes - overhead_bytes
         return self._within_logical(max(0, physical) // policy.step_bytes * policy.step_bytes)
 
     def capacity_bytes(self, policy: Policy, clients: Collection[Client]) -> int:
-        """What footprints and ghosts together may have."""
+        """What clients and ghosts together may have on the card."""
         overhead = sum(client.overhead_bytes for client in clients) + sum(g.overhead_bytes for g in self.ghosts)
         physical = self.total_bytes - policy.reserve_bytes - self.baseline_bytes - self.stranger_bytes - overhead
         return self._within_logical(max(0, physical))
@@ -97,14 +97,23 @@ class CardMemory:
         began_ns = sample.started_ns
         self.ghosts += [Ghost("", process.pid, process.used_bytes, 0, began_ns, began_ns) for process in dead]
         haunted = {ghost.pid for ghost in self.ghosts} - living
+        steady = not any(client.resident_moved for client in clients)
         for client in clients:
             client.listed_bytes = by_pid.get(client.pid, 0) if self.lists_our_pids else None
             _learn_overhead(client, sample.used_bytes)
         attributed = sum(by_pid.values())
+        charged = attributed
         if not self.lists_our_pids:
-            attributed += sum(client.footprint_bytes + client.overhead_bytes for client in clients)
+            attributed += sum(_most_resident_bytes(client) + client.overhead_bytes for client in clients)
+            charged += sum(_most_charged_bytes(client) + client.overhead_bytes for client in clients)
         unattributed = max(0, sample.used_bytes - attributed)
+        for client in clients:
+            client.resident_moved = False
+            client.most_resident_bytes = client.most_charged_bytes = 0
         if not self.ghosts:
+            if not self.lists_our_pids and not steady:
+                # While memory moves, a report and a sample that cross would show it as the driver's own.
+                unattributed = min(unattributed, max(self.baseline_bytes, sample.used_bytes - charged))
             self.baseline_bytes = unattributed
             return []
         left = max(0, unattributed - self.baseline_bytes)
@@ -114,7 +123,7 @@ class CardMemory:
             if began_ns <= ghost.died_ns or ghost.client in back:
                 continue
             own = by_pid.get(ghost.pid, 0) if ghost.pid in haunted else 0
-            # What is shown counts as footprint: nobody knows how much of it is not.
+            # What is shown counts as resident: nobody knows how much of it is not.
             if own + left < ghost.size_bytes:
                 ghost.size_bytes, ghost.fell_ns = own + left, began_ns
             left -= min(left, max(0, ghost.size_bytes - own))
@@ -146,9 +155,7 @@ class CardMemory:
         if any(client.pid in by_pid for client in clients):
             self.lists_our_pids = True
         elif self.lists_our_pids is None:
-            holders = [
-                client for client in clients if client.footprint_bytes > 0 and client.sampled_footprint_bytes > 0
-            ]
+            holders = [client for client in clients if client.resident_bytes > 0 and not client.resident_moved]
             self.lists_our_pids = False if holders else None
 
     def sample_interval_ns(self, now_ns: int, policy: Policy) -> int:
@@ -159,20 +166,28 @@ class CardMemory:
 
 
 def _learn_overhead(client: Client, used_bytes: int) -> None:
-    """Learns what the client needs beside its footprint: what it tells, or what the driver shows while its footprint
-    has not changed since the last sample (a report and a sample that cross would show a footprint as overhead).
-    Whatever it says, all that the driver shows of it is accounted for, and no more than that is believed."""
-    steady = client.footprint_bytes == client.sampled_footprint_bytes
-    client.sampled_footprint_bytes = client.footprint_bytes
+    """Learns what the client needs beside its resident bytes: what it tells, or what the driver shows while these have
+    not changed since the last sample (a report and a sample that cross would show what moves as overhead). Whatever it
+    says, all that the driver shows of it is accounted for, and no more than that is believed."""
     told_bytes = client.report.external_bytes if client.report else 0
     listed_bytes = client.listed_bytes
     if listed_bytes is None:
         client.overhead_bytes = min(told_bytes, used_bytes)
         return
-    uncharged_bytes = max(0, listed_bytes - client.charge_bytes)
+    uncharged_bytes = max(0, listed_bytes - _most_charged_bytes(client))
     if told_bytes:
         client.overhead_bytes = min(listed_bytes, max(told_bytes, uncharged_bytes))
-    elif steady:
-        client.overhead_bytes = max(0, listed_bytes - client.footprint_bytes)
+    elif not client.resident_moved:
+        client.overhead_bytes = max(0, listed_bytes - client.resident_bytes)
     else:
         client.overhead_bytes = max(client.overhead_bytes, uncharged_bytes)
+
+
+def _most_resident_bytes(client: Client) -> int:
+    """The most that it has said to have on the card since the last sample."""
+    return max(client.most_resident_bytes, client.resident_bytes)
+
+
+def _most_charged_bytes(client: Client) -> int:
+    """The most that it was charged with since the last sample: what left meanwhile may still show in a sample."""
+    return max(client.most_charged_bytes, client.charge_bytes)

@@ -1,8 +1,9 @@
 """What the arbiter knows about one client, and what follows from it alone.
 
 A client is charged with the most that it may have on the card: with each grant that it may still follow, with what it
-says that it has, and, until it has spoken to this life of the scheduler, with what the relay's journal says that an
-earlier life promised it.
+says that it has there, and, until it has spoken to this life of the scheduler, with what the relay's journal says that
+an earlier life promised it. Its footprint, which a quota limits, is what its program counts; what it needs is what the
+footprint takes on the card when all of it is there. A client whose library cannot move memory has all of it there.
 """
 
 from __future__ import annotations
@@ -49,10 +50,18 @@ class Client:
     allowed_bytes: int = 0  # the largest ceiling of all grants, with those that the journal knows
     promises: list[Promise] = field(default_factory=list)  # the one in force and all later ones
 
-    ceiling_bytes: int = 0  # decided: the largest footprint that it may have
+    ceiling_bytes: int = 0  # decided: the most that it may have on the card, its target
     may_launch: bool = False  # decided
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
-    refused: bool = False  # it is told that its wish is beyond its limit, until it no longer waits
+    refused: bool = False  # its wish is refused because others block each other, until it no longer waits
+    place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
+    arrived: bool = False  # in that place: all of its memory was on the card
+    coming: bool = False  # decided: others make room for it
+    leaving_since_ns: int | None = None  # since when it should leave and nothing of it has left
+
+    gang: str = ""  # the gang that the coordinator counts it in
+    eligible: bool = True  # the coordinator lets it become resident
+    must_leave: bool = False  # the coordinator wants it out
 
     memory_wait_ns: int | None = None  # since when it waits for memory
     turn_wait_ns: int | None = None  # since when it wants the GPU and does not hold the lock
@@ -60,7 +69,9 @@ class Client:
     grew_ns: int = 0  # when its footprint or its wish grew last
     progress_ns: int = 0  # when it launched last
     overhead_bytes: int = 0  # on the card beside its footprint: contexts and modules
-    sampled_footprint_bytes: int = -1  # its footprint at the last memory sample
+    resident_moved: bool = True  # since the last memory sample
+    most_resident_bytes: int = 0  # since the last memory sample
+    most_charged_bytes: int = 0  # since the last memory sample
     revoked_ns: int = 0  # when its lock was taken away last, or it first spoke
     told: set[str] = field(default_factory=set)  # kinds of events that are published once for a client
 
@@ -82,7 +93,7 @@ class Client:
     @property
     def gone(self) -> bool:
         """Whether it gave this GPU up and has nothing there."""
-        return self.leaving and self.footprint_bytes == 0
+        return self.leaving and self.resident_bytes == 0
 
     @property
     def reachable(self) -> bool:
@@ -90,8 +101,46 @@ class Client:
         return self.report is not None and not self.report.leaving and self.link == Link.CONNECTED
 
     @property
+    def swaps(self) -> bool:
+        """Whether its library can move memory."""
+        return self.report is not None and self.report.swaps
+
+    @property
     def footprint_bytes(self) -> int:
-        return self._believed(self.report.footprint_bytes) if self.report else 0
+        return self._credible(self.report.footprint_bytes) if self.report else 0
+
+    @property
+    def needed_bytes(self) -> int:
+        """What its footprint takes on the card when all of it is there."""
+        return self._credible(self.report.needed_bytes or self.report.footprint_bytes) if self.report else 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """What it says that it has on the card."""
+        if self.report is None:
+            return 0
+        return self._believed(self.report.resident_bytes) if self.report.swaps else self.needed_bytes
+
+    @property
+    def staying_bytes(self) -> int:
+        """What cannot leave the card: what is pinned, and what its host memory could not hold."""
+        if self.report is None or not self.report.swaps:
+            return self.resident_bytes
+        return min(self.resident_bytes, self.staying_of(self.needed_bytes))
+
+    def staying_of(self, needed_bytes: int) -> int:
+        """What could not leave the card if it needed `needed_bytes`. What is away already has its host memory, and
+        nobody pins what is not on the card."""
+        if self.report is None or not self.report.swaps:
+            return needed_bytes
+        host_bytes = max(self.report.host_room_bytes, self.needed_bytes - self.resident_bytes)
+        return max(min(self.report.pinned_bytes, self.resident_bytes), needed_bytes - host_bytes, 0)
+
+    def footprint_within(self, size_bytes: int) -> int:
+        """The footprint that it may come to when it is promised `size_bytes` on the card."""
+        if size_bytes >= self.wish_bytes:
+            return self.wanted_bytes + size_bytes - self.wish_bytes
+        return self.footprint_bytes + max(0, size_bytes - self.needed_bytes)
 
     @property
     def journal_bytes(self) -> int:
@@ -104,13 +153,24 @@ class Client:
         return max(self.report.wanted_bytes, self.footprint_bytes) if self.report else 0
 
     @property
+    def wish_bytes(self) -> int:
+        """What it needs on the card to go on: with what it asks for, at least all that it has."""
+        if self.report is None:
+            return 0
+        return max(self.report.wanted_needed_bytes or self.report.wanted_bytes, self.needed_bytes)
+
+    @property
     def served_bytes(self) -> int:
-        """The footprint that it has, or has been allowed to go to."""
-        return self.wanted_bytes if self.wanted_bytes <= self.ceiling_bytes else self.footprint_bytes
+        """What it needs on the card, with the wish that it has been promised."""
+        return self.wish_bytes if self.wish_bytes <= self.ceiling_bytes else self.needed_bytes
 
     @property
     def demand(self) -> bool:
         return self.report is not None and self.report.demand and not self.report.leaving
+
+    @property
+    def allocation_waits(self) -> bool:
+        return self.report is not None and self.report.allocation_waits and not self.report.leaving
 
     @property
     def state(self) -> ClientState:
@@ -122,29 +182,34 @@ class Client:
         return self.admitted_ns is not None
 
     @property
+    def whole(self) -> bool:
+        """Whether its newest grant has room for all of its memory."""
+        return self.ceiling_bytes >= self.needed_bytes
+
+    @property
     def can_run(self) -> bool:
-        """Whether nothing but its turn keeps it from running: it is admitted, or asks for no memory."""
-        return self.spoken and (self.admitted or self.wanted_bytes == 0)
+        """Whether nothing but its turn keeps it from running: its memory is promised, or it asks for none."""
+        return self.spoken and self.whole and not self.must_leave and (self.admitted or self.wish_bytes == 0)
 
     @property
     def charge_bytes(self) -> int:
         """The most that it may have on the card."""
         if self.leaving:
-            return self.footprint_bytes
-        most_bytes = max(self.ceiling_bytes, self.footprint_bytes, 0 if self.agreed else self.journal_bytes)
+            return self.resident_bytes
+        most_bytes = max(self.ceiling_bytes, self.resident_bytes, 0 if self.agreed else self.journal_bytes)
         for promise in self.promises:
             most_bytes = max(most_bytes, promise.ceiling_bytes)
         return most_bytes
 
     @property
     def kept_bytes(self) -> int:
-        """What it will be charged with when its newest grant is in force."""
-        return max(self.footprint_bytes, self.ceiling_bytes)
+        """What it will be charged with when it has followed its newest grant."""
+        return max(self.staying_bytes, self.ceiling_bytes)
 
     @property
     def asks_for_memory(self) -> bool:
-        """Whether it asks for more than its newest grant allows, and has not been refused."""
-        return self.reachable and not self.refused and self.wanted_bytes > self.ceiling_bytes
+        """Whether it needs more than its newest grant allows, and has not been refused."""
+        return self.reachable and not self.refused and self.wish_bytes > self.ceiling_bytes
 
     def silent_since(self, silent_ns: int) -> int:
         """The time from which on its silence says that it is stopped."""
@@ -184,6 +249,8 @@ class Client:
     def heard(self, report: Report, generation: int, now_ns: int) -> None:
         """Takes over a report that is newer than the last one."""
         before = self.report
+        before_resident_bytes = self.resident_bytes
+        self.most_charged_bytes = max(self.most_charged_bytes, self.charge_bytes)
         self.report = report
         self.reported_ns = now_ns
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
@@ -191,13 +258,18 @@ class Client:
             self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
         if before is None:
             self.grew_ns = self.progress_ns = self.revoked_ns = now_ns
-            self.ceiling_bytes = max(self.footprint_bytes, 0 if self.agreed else self.journal_bytes)
+            self.ceiling_bytes = max(self.resident_bytes, 0 if self.agreed else self.journal_bytes)
         else:
             wish = max(before.wanted_bytes, before.footprint_bytes)
             if report.footprint_bytes > before.footprint_bytes or self.wanted_bytes > wish:
                 self.grew_ns = now_ns
             if report.launches != before.launches:
                 self.progress_ns = now_ns
+        if self.resident_bytes != before_resident_bytes:
+            self.resident_moved = True
+            self.most_resident_bytes = max(self.most_resident_bytes, self.resident_bytes)
+        if self.resident_bytes < before_resident_bytes:
+            self.leaving_since_ns = None
         if self.demand:
             self.demanded_ns = now_ns
             if self.turn_wait_ns is None:
@@ -206,6 +278,8 @@ class Client:
             self.turn_wait_ns = None
         if not report.allocation_waits:
             self.refused = False
+        if self.place_ns is not None and not self.arrived and self.resident_bytes >= self.needed_bytes:
+            self.place_ns, self.arrived = now_ns, True
         self.told.discard("client-silent")
         if self.agreed and self._has_drained(report):
             self.told.discard("client-stuck")
@@ -243,6 +317,11 @@ class Client:
     def _believed(self, said_bytes: int) -> int:
         """What it may truly have of what it says: what it was ever allowed, or what the driver shows."""
         return said_bytes if self.listed_bytes is None else min(said_bytes, max(self.allowed_bytes, self.listed_bytes))
+
+    def _credible(self, said_bytes: int) -> int:
+        """What it may have allocated of what it says. What is in host memory the driver cannot show, and nobody else
+        is charged for it."""
+        return said_bytes if self.swaps else self._believed(said_bytes)
 
     def _has_drained(self, report: Report) -> bool:
         """Whether it is quiet by the newest word to it. One that is stuck may say in between that it runs."""

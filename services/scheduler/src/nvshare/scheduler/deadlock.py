@@ -1,6 +1,6 @@
 """Finds a deadlock over memory, and who must give way.
 
-Clients that have memory and wait for more can block each other: none gives up what it has. Memory does not move, so
+Clients that have memory and wait for more can block each other: none gives up what it has. Where it cannot be moved,
 one of them is refused, which is CUDA's own out-of-memory error in its program: the youngest, because it has the least
 to lose. As long as anybody runs, comes back or gives memory back, it is no deadlock: the others wait.
 """
@@ -26,10 +26,10 @@ class Deadlock:
 def find_deadlock(
     clients: Sequence[Client], unserved: Sequence[Client], now_ns: int, policy: Policy
 ) -> Deadlock | None:
-    """The deadlock among `clients`, of whom `unserved` wait because memory is short. The caller knows that nothing is
-    on its way: no headroom to be given back, no dead client's memory."""
+    """The deadlock among `clients`, whose memory cannot be moved, and of whom `unserved` wait because memory is short.
+    The caller knows that nothing is on its way: no headroom to be given back, no dead client's memory."""
     holders = [client for client in clients if client.charge_bytes > 0]
-    waiting = [client for client in unserved if client.footprint_bytes > 0]
+    waiting = [client for client in unserved if client.resident_bytes > 0]
     if waiting:
         victim = max(waiting, key=lambda client: (client.admitted_ns or 0, client.order))
     elif unserved and not holders:

@@ -30,6 +30,16 @@ class Wait(IntEnum):
     QUOTA = 4
 
 
+class Limit(IntEnum):
+    """What the limit of a grant comes from."""
+
+    UNSPECIFIED = 0
+    QUOTA = 1
+    CARD = 2
+    HOST_ROOM = 3
+    OVERCOMMIT = 4
+
+
 class ClientState(IntEnum):
     """What a client says that it does."""
 
@@ -79,6 +89,20 @@ class Report:
     protocol: int = 0
     leaving: bool = False
     external_bytes: int = 0
+    needed_bytes: int = 0
+    wanted_needed_bytes: int = 0
+    pinned_bytes: int = 0
+    pinned_reason: str = ""
+    host_room_bytes: int = 0
+    pool_bytes: int = 0
+    swapped_out_bytes: int = 0
+    swapped_in_bytes: int = 0
+    swap_out_us: int = 0
+    swap_in_us: int = 0
+    swap_failures: int = 0
+    swap_failure: str = ""
+    gang: bool = False
+    swaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +119,12 @@ class Grant:
     window_us: int
     wait: Wait
     mode: Mode
+    pool_bytes: int = 0
+    limited_by: Limit = Limit.UNSPECIFIED
 
     @property
     def ceiling_bytes(self) -> int:
-        """The largest footprint that this grant allows."""
+        """The most that the client may have on the card under this grant: its target."""
         return self.resident_bytes + self.headroom_bytes
 
 
@@ -154,10 +180,30 @@ class ModeChanged:
 
 @dataclass(frozen=True, slots=True)
 class QuantumChanged:
-    """A user asks for another quantum."""
+    """A user asks for another quantum, or for another bound of the waits that the automatic one may cause."""
 
     request: str
-    quantum_ns: int
+    quantum_ns: int = 0  # 0: as `automatic` says
+    automatic: bool = False  # from now on from the measured time of a swap
+    max_wait_ns: int = 0  # 0: unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class GangRuling:
+    """What the coordinator of the gangs says about one client on this GPU."""
+
+    allocation: str
+    client: str
+    gang: str  # names its gang; empty: it is in none
+    eligible: bool = True  # may become resident now
+    must_leave: bool = False  # launches nothing more, and makes room for who waits
+
+
+@dataclass(frozen=True, slots=True)
+class GangsRuled:
+    """The coordinator's whole word: a client that is not named is in no gang."""
+
+    rulings: tuple[GangRuling, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +230,7 @@ class Ticked:
     """Time passed: a deadline of the arbiter is over."""
 
 
-Event = ClientReported | RelayReported | ModeChanged | QuantumChanged | MemorySampled | Ticked
+Event = ClientReported | RelayReported | ModeChanged | QuantumChanged | GangsRuled | MemorySampled | Ticked
 
 
 @dataclass(frozen=True, slots=True)

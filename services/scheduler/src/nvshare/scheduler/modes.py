@@ -9,6 +9,7 @@ from pathlib import Path
 from nvshare.bus.node_directory import write_atomically
 from nvshare.scheduler import codec
 from nvshare.scheduler.model import Mode
+from nvshare.scheduler.policy import SECOND_NS
 
 _FILE_NAME = "modes.json"
 
@@ -18,7 +19,8 @@ class Sharing:
     """How one GPU is shared."""
 
     mode: Mode
-    quantum_ns: int
+    quantum_ns: int  # 0: automatic
+    max_wait_ns: int = 30 * SECOND_NS
 
 
 @dataclass(frozen=True, slots=True)

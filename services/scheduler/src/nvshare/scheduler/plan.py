@@ -6,15 +6,20 @@ A client whose grant comes out different gets a new one in a new epoch; everybod
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nvshare.bus.quantities import format_bytes
-from nvshare.scheduler.admission import Admission, Room, admit, allocation_limits_bytes
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.deadlock import find_deadlock
-from nvshare.scheduler.model import Command, Grant, Link, Mode, PublishEvent, SendGrant, Wait
+from nvshare.scheduler.eviction import Moment
+from nvshare.scheduler.limits import Bound, Sums, bound_of_card, quota_limits_bytes
+from nvshare.scheduler.model import Command, Grant, Limit, Link, Mode, PublishEvent, SendGrant, Wait
 from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.pool import pool_sizes_bytes
+from nvshare.scheduler.quantum import automatic_quantum_ns, swap_time_ns
+from nvshare.scheduler.residency import Residency, decide_residency
+from nvshare.scheduler.room import Room
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.turns import run_together, take_turns
 
@@ -26,23 +31,30 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
         return []
     clients = [client for client in state.clients.values() if client.on_gpu]
     events = _settle(state, clients, now_ns)
-    limits_bytes = _limits_bytes(state, clients, policy)
+    bounds = _bounds(state, clients, policy)
+    events += _refusals(clients, bounds)
+    _decide_quantum(state, clients, policy)
     if state.mode == Mode.OFF:
         _give_everything(state, clients, now_ns)
     else:
-        events += _admit(state, clients, limits_bytes, now_ns, policy)
+        events += _decide_memory(state, clients, bounds, _holder(state), now_ns, policy)
     if state.mode == Mode.SERIAL:
+        before = state.turns.holder
         turns = take_turns(state.turns, clients, state.settling, state.quantum_ns, now_ns, policy)
         events += turns.events
         state.wake_at(turns.wake_ns)
+        holder = _holder(state)
+        if holder is not None and holder.key != before and not holder.can_run:
+            events += _decide_memory(state, clients, bounds, holder, now_ns, policy)
     else:
         run_together(state.turns, clients)
     demands = _last_demands(clients, now_ns, policy)
+    pools_bytes = pool_sizes_bytes(clients, state.capacity_bytes(policy), policy)
     grants: list[Command] = []
     for client in clients:
         if client.reachable:
             window_us = _window_us(state, client, demands, now_ns, policy)
-            grant = _next_grant(state, client, limits_bytes[client.key], window_us)
+            grant = _next_grant(state, client, bounds[client.key], window_us, pools_bytes[client.key])
             if grant is not None:
                 client.sent(grant, now_ns)
                 state.latest_epoch = max(state.latest_epoch, grant.epoch)
@@ -90,17 +102,42 @@ def _settle(state: ArbiterState, clients: Sequence[Client], now_ns: int) -> list
     ]
 
 
-def _limits_bytes(state: ArbiterState, clients: Sequence[Client], policy: Policy) -> dict[str, int]:
-    """The largest footprint that each client may ever have, by its key: what the card has for one that is alone, and
-    what its allocation's limit leaves to it."""
-    limits_bytes = {}
-    allowed_bytes = allocation_limits_bytes(clients, state.allocations)
+def _holder(state: ArbiterState) -> Client | None:
+    """Who has, or gets, the lock in serial mode."""
+    return state.clients.get(state.turns.holder) if state.mode == Mode.SERIAL else None
+
+
+def _bounds(state: ArbiterState, clients: Sequence[Client], policy: Policy) -> dict[str, Bound]:
+    """What each client may ever have, by its key."""
+    capacity_bytes = state.capacity_bytes(policy)
+    sums = Sums(clients, capacity_bytes, capacity_bytes * policy.overcommit_percent // 100)
+    quotas_bytes = quota_limits_bytes(clients, state.allocations)
+    bounds = {}
     for client in clients:
-        card = state.card.lone_capacity_bytes(policy, client.overhead_bytes)
-        limits_bytes[client.key] = min(card, allowed_bytes.get(client.key, card))
+        candidates = [bound_of_card(client, state.card.lone_capacity_bytes(policy, client.overhead_bytes))]
+        if client.key in quotas_bytes:
+            candidates.append(Bound(quotas_bytes[client.key], Limit.QUOTA))
         if client.refused:
-            limits_bytes[client.key] = client.footprint_bytes
-    return limits_bytes
+            candidates.append(Bound(client.footprint_bytes, Limit.HOST_ROOM))
+        elif (bound := sums.bound(client)) is not None:
+            candidates.append(bound)
+        bounds[client.key] = min(candidates, key=lambda bound: bound.limit_bytes)
+    return bounds
+
+
+def _refusals(clients: Sequence[Client], bounds: Mapping[str, Bound]) -> list[PublishEvent]:
+    """Tells the sums of what is refused because of others, once for each wish."""
+    events = []
+    for client in clients:
+        bound = bounds[client.key]
+        if not (bound.text and bound.refuses(client)):
+            client.told.discard("memory-refused")
+        elif "memory-refused" not in client.told:
+            client.told.add("memory-refused")
+            events.append(
+                PublishEvent("memory-refused", bound.text, client.allocation, client.client, client.wanted_bytes)
+            )
+    return events
 
 
 def _give_everything(state: ArbiterState, clients: Sequence[Client], now_ns: int) -> None:
@@ -109,39 +146,50 @@ def _give_everything(state: ArbiterState, clients: Sequence[Client], now_ns: int
         client.ceiling_bytes = state.card.total_bytes
         client.memory_wait_ns = None
         client.refused = False
+        client.coming = False
         client.admitted_ns = now_ns if client.admitted_ns is None else client.admitted_ns
 
 
-def _admit(
-    state: ArbiterState, clients: Sequence[Client], limits_bytes: dict[str, int], now_ns: int, policy: Policy
+def _decide_memory(
+    state: ArbiterState,
+    clients: Sequence[Client],
+    bounds: dict[str, Bound],
+    holder: Client | None,
+    now_ns: int,
+    policy: Policy,
 ) -> list[PublishEvent]:
     """Decides the ceilings, and resolves a deadlock by a lower limit for its victim."""
     capacity = state.capacity_bytes(policy)
     room = Room(capacity, capacity - state.promised_bytes, clients, state.allocations)
-    admission = admit(room, limits_bytes, state.card.ghost_bytes, state.settling, now_ns, policy)
-    state.wake_at(admission.wake_ns)
-    victim = _deadlocked(state, clients, admission, now_ns, policy)
+    moment = Moment(now_ns, state.quantum_ns, policy, state.mode == Mode.SERIAL, holder)
+    residency = decide_residency(room, bounds, state.card.ghost_bytes, state.settling, moment)
+    state.wake_at(residency.wake_ns)
+    state.hand_overs += residency.hand_overs
+    victim = _deadlocked(state, clients, residency, now_ns, policy)
     if victim is None:
-        return []
+        return residency.events
     victim.refused = True
     victim.memory_wait_ns = None
-    limits_bytes[victim.key] = victim.footprint_bytes
+    bounds[victim.key] = Bound(victim.footprint_bytes, Limit.HOST_ROOM)
     text = (
         f"{victim.client} is refused {format_bytes(victim.wanted_bytes - victim.footprint_bytes)}: it has "
         f"{format_bytes(victim.footprint_bytes)}, all clients together have "
-        f"{format_bytes(sum(client.footprint_bytes for client in clients))} of {format_bytes(capacity)}, every one "
+        f"{format_bytes(sum(client.resident_bytes for client in clients))} of {format_bytes(capacity)}, every one "
         "waits for more or is idle, and it is the youngest that waits"
     )
-    return [PublishEvent("memory-refused", text, victim.allocation, victim.client, victim.wanted_bytes)]
+    event = PublishEvent("memory-refused", text, victim.allocation, victim.client, victim.wanted_bytes)
+    return [*residency.events, event]
 
 
 def _deadlocked(
-    state: ArbiterState, clients: Sequence[Client], admission: Admission, now_ns: int, policy: Policy
+    state: ArbiterState, clients: Sequence[Client], residency: Residency, now_ns: int, policy: Policy
 ) -> Client | None:
     """Who must be refused now, because all have blocked each other for long enough."""
-    on_its_way = admission.reclaiming or state.card.frees_memory(now_ns, policy) or state.settling
-    later = any(client.admitted for client in admission.deferred)
-    found = None if on_its_way or later else find_deadlock(clients, admission.unserved, now_ns, policy)
+    staying = [client for client in clients if not client.swaps]
+    unserved = [client for client in residency.unserved if not client.swaps]
+    on_its_way = residency.reclaiming or state.card.frees_memory(now_ns, policy) or state.settling
+    later = any(client.admitted for client in residency.deferred)
+    found = None if on_its_way or later else find_deadlock(staying, unserved, now_ns, policy)
     if found is None or (found.victim.footprint_bytes == 0 and state.card.strangers):
         state.deadlock_since_ns = None
         return None
@@ -153,6 +201,16 @@ def _deadlocked(
         return None
     state.deadlock_since_ns = None
     return found.victim
+
+
+def _decide_quantum(state: ArbiterState, clients: Sequence[Client], policy: Policy) -> None:
+    """Sets the quantum that is in force."""
+    if state.fixed_quantum_ns:
+        state.quantum_ns = state.fixed_quantum_ns
+        return
+    swap_ns = swap_time_ns(clients, state.moved, state.capacity_bytes(policy), policy)
+    waiters = sum(1 for c in clients if c.memory_wait_ns is not None or (c.turn_wait_ns is not None and not c.can_run))
+    state.quantum_ns = automatic_quantum_ns(swap_ns, waiters, state.max_wait_ns, policy)
 
 
 def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> list[tuple[int, Client]]:
@@ -188,11 +246,12 @@ def _wait(state: ArbiterState, client: Client) -> Wait:
     return Wait.TURN if client.can_run else Wait.MEMORY
 
 
-def _next_grant(state: ArbiterState, client: Client, limit_bytes: int, window_us: int) -> Grant | None:
+def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: int, pool_bytes: int) -> Grant | None:
     """The client's new grant. None: the one that it was sent last says the same."""
     last = client.granted
     wait = _wait(state, client)
-    limit_bytes = 0 if state.mode == Mode.OFF else max(1, limit_bytes)
+    limit_bytes = 0 if state.mode == Mode.OFF else max(1, bound.limit_bytes)
+    limited_by = Limit.UNSPECIFIED if state.mode == Mode.OFF else bound.limited_by
     same_ceiling = last is not None and last.ceiling_bytes == client.ceiling_bytes
     if (
         last is not None
@@ -202,10 +261,12 @@ def _next_grant(state: ArbiterState, client: Client, limit_bytes: int, window_us
         and last.window_us == window_us
         and last.wait == wait
         and last.mode == state.mode
+        and last.pool_bytes == pool_bytes
+        and last.limited_by == limited_by
     ):
         return None
     # Only the sum of the two limits the client, so growing within the headroom changes no grant.
-    resident_bytes = last.resident_bytes if last and same_ceiling else min(client.footprint_bytes, client.ceiling_bytes)
+    resident_bytes = last.resident_bytes if last and same_ceiling else min(client.resident_bytes, client.ceiling_bytes)
     return Grant(
         generation=state.generation,
         # Who comes back after the relay had lost it may still be sent what it was before: later than all of that.
@@ -218,4 +279,6 @@ def _next_grant(state: ArbiterState, client: Client, limit_bytes: int, window_us
         window_us=window_us,
         wait=wait,
         mode=state.mode,
+        pool_bytes=pool_bytes,
+        limited_by=limited_by,
     )

@@ -26,6 +26,37 @@ class Policy:
     headroom_bytes: int = GIB
     """The most headroom that a client gets when memory is plentiful."""
 
+    credit_bytes: int = 512 * MIB
+    """Room that becomes free is passed on in steps of this, so that one client's way out overlaps the next one's way
+    in: small against a swap, large against the cost of a message."""
+
+    overcommit_percent: int = 0
+    """All that clients need together may not pass this share of the capacity; 0: no cap."""
+
+    link_bytes_per_second: int = 20_000_000_000
+    """How fast memory moves, until it was measured."""
+
+    quantum_swaps: int = 40
+    """The automatic quantum is so many times the time of a swap: a fortieth is lost."""
+
+    least_quantum_swaps: int = 5
+    """It is never less than this, however many wait."""
+
+    quiet_quantum_ns: int = 2 * SECOND_NS
+    """The automatic quantum where next to nothing has to move."""
+
+    idle_ns: int = 500 * MILLISECOND_NS
+    """A client that wanted nothing for so long may lose its place to who waits: about what moving it costs."""
+
+    standing_ns: int = 200 * MILLISECOND_NS
+    """A client whose allocation waits, and that launches nothing for so long, makes no use of its place."""
+
+    leave_limit_ns: int = 5 * SECOND_NS
+    """A client that should make room, and of which nothing left for so long, is not counted on."""
+
+    arrival_limit_ns: int = 10 * SECOND_NS
+    """The quantum of a client that does not bring its memory in starts after so long all the same."""
+
     ghost_tolerance_bytes: int = 16 * MIB
     """Less than this left of a dead client is the driver's own coming and going."""
 
@@ -85,6 +116,7 @@ class Policy:
 
     shortest_quantum_ns: int = 10 * MILLISECOND_NS
     longest_quantum_ns: int = 3600 * SECOND_NS
+    longest_max_wait_ns: int = 86_400 * SECOND_NS
 
     sample_ns: int = SECOND_NS
     sample_after_death_ns: int = 5 * MILLISECOND_NS

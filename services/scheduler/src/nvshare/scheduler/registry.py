@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client, key_of
-from nvshare.scheduler.model import ClientReported, PublishEvent, RelayReported, Report
+from nvshare.scheduler.model import ClientReported, GangsRuled, PublishEvent, RelayReported, Report
 from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.state import ArbiterState, EarlyReport
 
@@ -34,7 +34,9 @@ def take_report(state: ArbiterState, event: ClientReported, now_ns: int, policy:
         state.refused_reports += 1
         return []
     events = [] if client.spoken else _once(client, "client-joined", f"joined: {report.name}, build {report.build}")
+    before = client.report
     client.heard(_bounded(report, state.card.total_bytes), state.generation, now_ns)
+    state.moved.add(before, report)
     if abs(report.monotonic_ns - now_ns) > policy.clock_difference_ns:
         seconds = abs(report.monotonic_ns - now_ns) / SECOND_NS
         events += _once(
@@ -61,8 +63,8 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
         client = state.clients.pop(key)
         if client.on_gpu:
             state.card.died(client, now_ns)
-            text = f"{client.client} ended with {format_bytes(client.footprint_bytes)} on the card"
-            events.append(PublishEvent("client-gone", text, client.allocation, client.client, client.footprint_bytes))
+            text = f"{client.client} ended with {format_bytes(client.resident_bytes)} on the card"
+            events.append(PublishEvent("client-gone", text, client.allocation, client.client, client.resident_bytes))
     for key, peer in living.items():
         if key not in state.clients:
             state.registrations += 1
@@ -74,6 +76,16 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
         events += take_report(state, state.early.pop(key).reported, now_ns, policy)
     _drop_old_early(state, now_ns, policy)
     return events
+
+
+def take_rulings(state: ArbiterState, event: GangsRuled) -> None:
+    """Takes over what the coordinator says about gangs."""
+    rulings = {key_of(ruling.allocation, ruling.client): ruling for ruling in event.rulings}
+    for key, client in state.clients.items():
+        ruling = rulings.get(key)
+        client.gang = ruling.gang if ruling else ""
+        client.eligible = ruling.eligible if ruling else True
+        client.must_leave = ruling.must_leave if ruling else False
 
 
 def _quota_changes(state: ArbiterState, event: RelayReported) -> list[PublishEvent]:
@@ -121,6 +133,9 @@ def _bounded(report: Report, total_bytes: int) -> Report:
         resident_bytes=min(report.resident_bytes, total_bytes),
         wanted_bytes=min(report.wanted_bytes, total_bytes),
         external_bytes=min(report.external_bytes, total_bytes),
+        needed_bytes=min(report.needed_bytes, total_bytes),
+        wanted_needed_bytes=min(report.wanted_needed_bytes, 2 * total_bytes),
+        pinned_bytes=min(report.pinned_bytes, total_bytes),
     )
 
 

@@ -29,7 +29,6 @@ from nvshare.scheduler.model import (
     ClientReported,
     Command,
     Event,
-    Mode,
     ModeChanged,
     PublishEvent,
     QuantumChanged,
@@ -134,6 +133,7 @@ class Scheduler:
             quantum_ns=sharing.quantum_ns,
             policy=share.policy,
             logical_capacity_bytes=share.logical_capacity_bytes,
+            max_wait_ns=sharing.max_wait_ns,
         )
 
     async def _on_report(self, subject: str, message: client_pb2.Report) -> None:
@@ -167,28 +167,30 @@ class Scheduler:
         elif mode is None:
             error = "this scheduler does not know that mode: use auto, serial, concurrent or off"
         else:
-            error = await self._change_sharing(shared, mode, request.quantum_us * 1000, request.reply_token)
+            token, max_wait_ns = request.reply_token, request.max_wait_us * 1000
+            quantum = QuantumChanged(token, request.quantum_us * 1000, request.quantum_auto, max_wait_ns)
+            error = await self._change_sharing(shared, ModeChanged(token, mode), quantum)
         reply = control_pb2.ModeReply(
             error=error,
             gpu=request.gpu,
             mode=client_pb2.Mode.Name(shared.state.mode) if shared else None,
             quantum_us=shared.state.quantum_ns // 1000 if shared else 0,
+            quantum_auto=shared is not None and shared.state.fixed_quantum_ns == 0,
+            max_wait_us=shared.state.max_wait_ns // 1000 if shared else 0,
         )
         uid = subjects.parse_user(subject).uid
         await self._bus.publish(subjects.reply(self._share.node, uid, request.reply_token), reply)
 
-    async def _change_sharing(self, shared: SharedGpu, mode: Mode, quantum_ns: int, token: str) -> str:
-        """Sets the mode, and the quantum if it is not 0, and keeps both; nothing when either is refused. Gives the
-        refusal."""
+    async def _change_sharing(self, shared: SharedGpu, mode: ModeChanged, quantum: QuantumChanged) -> str:
+        """Sets the mode and the quantum, and keeps both; nothing when either is refused. Gives the refusal."""
         policy = self._share.policy
-        if error := refusal(shared.state, mode, quantum_ns or None, policy=policy):
+        fixed_ns, max_wait_ns = quantum.quantum_ns or None, quantum.max_wait_ns
+        if error := refusal(shared.state, mode.mode, fixed_ns, max_wait_ns, policy=policy):
             return error
-        if quantum_ns:
-            error = await self._handle(shared, QuantumChanged(token, quantum_ns))
-        error = error or await self._handle(shared, ModeChanged(token, mode))
+        error = await self._handle(shared, quantum) or await self._handle(shared, mode)
         if error:
             return error
-        sharing = Sharing(shared.state.mode, shared.state.quantum_ns)
+        sharing = Sharing(shared.state.mode, shared.state.fixed_quantum_ns, shared.state.max_wait_ns)
         try:
             save_sharing(self._share.folder, shared.gpu.uuid, sharing, self._share.default)
         except OSError as failure:

@@ -36,13 +36,26 @@ class Settings(BaseSettings):
     mode: Literal["auto", "serial", "concurrent", "off"] = "auto"
     """How GPUs are shared for which nobody has set anything."""
 
-    quantum_seconds: float = Field(default=2.0, ge=0.01, le=3600)
-    """How long a turn is in serial mode, while others wait."""
+    quantum: Literal["auto"] | float = "auto"
+    """For how many seconds a client keeps its place while others wait; `auto`: from the measured time of a swap."""
+
+    max_wait: float = Field(default=30.0, gt=0, le=86_400)
+    """With the automatic quantum nobody should wait for more seconds than this."""
+
+    overcommit: float = Field(default=0.0, ge=0, le=1000)
+    """All that programs need together may not pass this multiple of a GPU's capacity; 0: no cap."""
 
     @field_validator("gpu_memory", "reserve", mode="before")
     @classmethod
     def _amount(cls, value: object) -> object:
         return parse_bytes(value) if isinstance(value, str) else value
+
+    @field_validator("quantum")
+    @classmethod
+    def _bearable(cls, value: str | float) -> str | float:
+        if isinstance(value, float) and not 0.01 <= value <= 3600:
+            raise ValueError("give auto, or seconds between 0.01 and 3600")
+        return value
 
     @property
     def default_mode(self) -> Mode:
@@ -50,4 +63,13 @@ class Settings(BaseSettings):
 
     @property
     def default_quantum_ns(self) -> int:
-        return round(self.quantum_seconds * SECOND_NS)
+        """0: automatic."""
+        return 0 if self.quantum == "auto" else round(self.quantum * SECOND_NS)
+
+    @property
+    def max_wait_ns(self) -> int:
+        return round(self.max_wait * SECOND_NS)
+
+    @property
+    def overcommit_percent(self) -> int:
+        return round(self.overcommit * 100)

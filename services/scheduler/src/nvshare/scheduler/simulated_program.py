@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nvshare.scheduler.clients import key_of
-from nvshare.scheduler.model import ClientReported, ClientState, Grant, Link, Mode, Report
+from nvshare.scheduler.model import ClientReported, ClientState, Grant, Limit, Link, Mode, Report
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS
+from nvshare.scheduler.simulated_memory import REPORT_BYTES, SimulatedMemory, Swapping
 
 if TYPE_CHECKING:
     from nvshare.scheduler.simulator import Simulation
@@ -52,7 +53,13 @@ class Program:
     """One process. `done`: it went through all its steps, and ended."""
 
     def __init__(
-        self, world: Simulation, allocation: str, pid: int, steps: Sequence[Step], keeps_memory_ns: int
+        self,
+        world: Simulation,
+        allocation: str,
+        pid: int,
+        steps: Sequence[Step],
+        keeps_memory_ns: int,
+        swapping: Swapping,
     ) -> None:
         self.allocation = allocation
         self.pid = pid
@@ -62,10 +69,12 @@ class Program:
         self.alive = False
         self.done = False
         self.link = Link.CONNECTED
-        self.footprint_bytes = 0
-        self.refusals = 0
+        self.gang = False  # its work spans GPUs
+        self.memory = SimulatedMemory(pid, world.card, world.link, swapping)
+        self.refusals: list[Limit] = []
         self.longest_turn_wait_ns = 0
         self.computed_ns = 0
+        self.finished_ns = 0
         self.grant: Grant | None = None
         self.computes = False  # work is in flight
         self._world = world
@@ -82,6 +91,10 @@ class Program:
     @property
     def may_launch(self) -> bool:
         return self.grant is not None and self.grant.may_launch
+
+    @property
+    def footprint_bytes(self) -> int:
+        return self.memory.footprint_bytes
 
     def start(self) -> None:
         """The process starts and connects."""
@@ -118,8 +131,26 @@ class Program:
         order = (grant.generation, grant.epoch, grant.sequence)
         if self.grant is None or order > (self.grant.generation, self.grant.epoch, self.grant.sequence):
             self.grant = grant
+            self.memory.target_bytes = grant.ceiling_bytes
             self._report()
+            self._move()
             self._advance()
+
+    def _move(self) -> None:
+        """Goes on moving memory to where the grant wants it: out only when nothing is in flight."""
+        if self.memory.must_leave and self.computes:
+            return
+        before = self.memory.failures
+        self.memory.step(self._world.now_ns, self._later, self._moved)
+        if self.memory.failures > before:
+            self._later(SECOND_NS // 2, self._move)
+
+    def _moved(self) -> None:
+        self._move()
+        if not self.memory.moving or self.memory.unreported_bytes >= REPORT_BYTES:
+            self.memory.unreported_bytes = 0
+            self._report()
+        self._advance()
 
     def _continue(self) -> None:
         self._stopped = False
@@ -152,6 +183,7 @@ class Program:
         if self.link != Link.CONNECTED or self._stopped:
             return
         self._sequence += 1
+        memory = self.memory
         state = ClientState.RUNNING if self.may_launch else ClientState.WAITING
         if self.computes and not self.may_launch:
             state = ClientState.DRAINING
@@ -162,8 +194,19 @@ class Program:
             state=state,
             demand=self._demand_since_ns is not None or self.computes,
             footprint_bytes=self.footprint_bytes,
-            resident_bytes=self.footprint_bytes,
+            resident_bytes=memory.present_bytes,
+            needed_bytes=memory.needed_bytes,
             wanted_bytes=self._wanted_bytes,
+            wanted_needed_bytes=memory.needed_for(self._wanted_bytes),
+            pinned_bytes=memory.pinned_bytes,
+            host_room_bytes=memory.swapping.host_room_bytes,
+            swapped_out_bytes=memory.swapped_out_bytes,
+            swapped_in_bytes=memory.swapped_in_bytes,
+            swap_out_us=memory.swap_out_ns // 1000,
+            swap_in_us=memory.swap_in_ns // 1000,
+            swap_failures=memory.failures,
+            swaps=memory.swapping.swaps,
+            gang=self.gang,
             allocation_waits=self._wanted_bytes > 0,
             launches=self._launches,
             monotonic_ns=self._world.now_ns,
@@ -183,6 +226,7 @@ class Program:
                 del self._steps[0]
             if not self._steps and not self.done:
                 self.done = True
+                self.finished_ns = self._world.now_ns
                 self._report(leaving=True)
                 self._later(MILLISECOND_NS, self.kill)
         finally:
@@ -194,6 +238,8 @@ class Program:
             case Allocate(size_bytes):
                 return self._allocate(size_bytes)
             case Free(size_bytes):
+                if self.memory.moving:
+                    return False
                 self._change_footprint(-min(size_bytes, self.footprint_bytes))
                 return True
             case Compute(duration_ns):
@@ -204,12 +250,14 @@ class Program:
     def _allocate(self, size_bytes: int) -> bool:
         target_bytes = self.footprint_bytes + size_bytes
         grant = self.grant
-        if grant is not None and target_bytes <= grant.ceiling_bytes:
+        fits = grant is not None and self.memory.needed_for(target_bytes) <= grant.ceiling_bytes
+        beyond = grant is not None and grant.limit_bytes and target_bytes > grant.limit_bytes
+        if fits and not beyond and self.memory.all_present:
             self._wanted_bytes = 0
             self._change_footprint(size_bytes)
             return True
-        if grant is not None and grant.limit_bytes and target_bytes > grant.limit_bytes:
-            self.refusals += 1
+        if grant is not None and beyond:
+            self.refusals.append(grant.limited_by)
             self._wanted_bytes = 0
             self._report()
             return True
@@ -220,8 +268,7 @@ class Program:
 
     def _change_footprint(self, size_bytes: int) -> None:
         managed = self.grant is not None and self.grant.mode != Mode.OFF
-        self._world.card.take(self.pid, size_bytes, managed)
-        self.footprint_bytes += size_bytes
+        self.memory.resize(self.footprint_bytes + size_bytes, managed)
         self._report()
 
     def _sleep(self, duration_ns: int) -> bool:
@@ -249,7 +296,7 @@ class Program:
             self._demand_since_ns = None
             self._report()
             return True
-        if self.may_launch:
+        if self.may_launch and self.memory.all_present:
             self._launch()
         return False
 
@@ -269,4 +316,5 @@ class Program:
         self._demand_since_ns = self._world.now_ns
         if not self.may_launch:
             self._report()
+        self._move()
         self._advance()

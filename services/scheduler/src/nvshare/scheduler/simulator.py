@@ -32,6 +32,7 @@ from nvshare.scheduler.model import (
     Ticked,
 )
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS, Policy
+from nvshare.scheduler.simulated_memory import Link, Swapping
 from nvshare.scheduler.simulated_program import Program, Step
 
 
@@ -94,10 +95,13 @@ class Simulation:
         faults: Faults | None = None,
         quantum_ns: int = SECOND_NS,
         policy: Policy | None = None,
+        link_bytes_per_second: int = 50_000_000_000,
     ) -> None:
         self.now_ns = 100 * SECOND_NS
         self.mode = mode
         self.card = Card(capacity_bytes, 4 * capacity_bytes)
+        self.link = Link(link_bytes_per_second)
+        self.quotas_bytes: dict[str, int] = {}
         self.programs: list[Program] = []
         self.events: list[PublishEvent] = []
         self.recorded: RecordedArbiter | None = None
@@ -136,11 +140,17 @@ class Simulation:
         self.now_ns = end_ns
 
     def start_program(
-        self, steps: Sequence[Step], allocation: str = "", start_ns: int = 0, keeps_memory_ns: int = MILLISECOND_NS
+        self,
+        steps: Sequence[Step],
+        allocation: str = "",
+        start_ns: int = 0,
+        keeps_memory_ns: int = MILLISECOND_NS,
+        swapping: Swapping | None = None,
     ) -> Program:
         """A program starts after `start_ns`. When it is dead, its memory stays on the card for `keeps_memory_ns`."""
         pid = 1000 + len(self.programs)
-        program = Program(self, allocation or f"allocation-{pid}", pid, steps, keeps_memory_ns)
+        name = allocation or f"allocation-{pid}"
+        program = Program(self, name, pid, steps, keeps_memory_ns, swapping or Swapping(swaps=False))
         self.programs.append(program)
         self.at(start_ns, program.start)
         return program
@@ -170,6 +180,11 @@ class Simulation:
         self._tell(ModeChanged("", mode))
         self.mode = self.arbiter.state.mode
 
+    def change_quota(self, allocation: str, memory_limit_bytes: int) -> None:
+        """A user sets another memory quota; 0: none."""
+        self.quotas_bytes[allocation] = memory_limit_bytes
+        self.relay_changed()
+
     def launched(self, program: Program) -> None:
         """A program launches work. Raises ViolationError when it must be alone and is not."""
         others = [other.pid for other in self.programs if other.computes and other is not program]
@@ -193,7 +208,10 @@ class Simulation:
         """The relay publishes what it knows."""
         self._relay_sequence += 1
         living = [program for program in self.programs if program.alive]
-        allocations = {program.allocation: Allocation(program.allocation) for program in living}
+        allocations = {
+            name: Allocation(name, memory_limit_bytes=self.quotas_bytes.get(name, 0))
+            for name in {program.allocation: None for program in living}
+        }
         state = RelayReported(1, self._relay_sequence, tuple(allocations.values()), tuple(map(self._peer, living)))
         self._carry(lambda: self._tell(state))
 

@@ -8,6 +8,7 @@ from nvshare.scheduler.card import CardMemory
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.model import Allocation, ClientReported, Mode
 from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.quantum import Moved
 from nvshare.scheduler.turns import Turns
 
 
@@ -26,8 +27,10 @@ class ArbiterState:
     gpu: str
     generation: int
     mode: Mode
-    quantum_ns: int
+    quantum_ns: int  # in force
     card: CardMemory
+    fixed_quantum_ns: int = 0  # as it was set; 0: automatic
+    max_wait_ns: int = 0
     clients: dict[str, Client] = field(default_factory=dict)
     allocations: dict[str, Allocation] = field(default_factory=dict)
     turns: Turns = field(default_factory=Turns)
@@ -42,6 +45,8 @@ class ArbiterState:
     latest_epoch: int = 0  # the greatest of all grants
     deadlock_since_ns: int | None = None
     wake_ns: int | None = None  # when to decide again although nothing happens
+    moved: Moved = field(default_factory=Moved)
+    hand_overs: int = 0  # clients for which others had to leave
     refused_reports: int = 0  # of unknown clients, of another protocol, or impossible
     stale_reports: int = 0  # older than the last, or repeated
 
@@ -61,7 +66,7 @@ class ArbiterState:
         return sum(client.charge_bytes for client in self.clients.values()) + self.card.ghost_bytes
 
     def capacity_bytes(self, policy: Policy) -> int:
-        """What footprints and dead clients' memory together may have."""
+        """What clients and dead clients' memory together may have on the card."""
         return self.card.capacity_bytes(policy, self.clients.values())
 
     def wake_at(self, time_ns: int | None) -> None:

@@ -38,6 +38,11 @@ def gpu_status(gpu: Gpu, state: ArbiterState, now_ns: int, policy: Policy) -> co
         clients=[_client_status(client, state, now_ns) for client in clients],
         problems=list(_problems(state, clients, now_ns, policy)),
         holders=holders,
+        quantum_auto=state.fixed_quantum_ns == 0,
+        max_wait_us=state.max_wait_ns // 1000,
+        overcommit_bytes=state.capacity_bytes(policy) * policy.overcommit_percent // 100,
+        hand_overs=state.hand_overs,
+        swapped_bytes=state.moved.size_bytes,
     )
 
 
@@ -53,15 +58,18 @@ def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_
         may_launch=client.granted is not None and client.granted.may_launch,
         wait=client_pb2.Wait.Name(wait),
         wait_us=max(0, now_ns - since_ns) // 1000 if since_ns is not None else 0,
-        headroom_bytes=max(0, client.ceiling_bytes - client.footprint_bytes),
+        headroom_bytes=max(0, client.ceiling_bytes - client.needed_bytes),
         uid=allocation.uid if allocation else -1,
         promised_bytes=client.charge_bytes,
+        needed_bytes=client.needed_bytes,
+        target_bytes=client.granted.ceiling_bytes if client.granted else 0,
+        gang=client.gang,
     )
     report = client.report
     if report is not None:
         status.name = report.name
         status.footprint_bytes = client.footprint_bytes
-        status.resident_bytes = report.resident_bytes
+        status.resident_bytes = client.resident_bytes
         status.wanted_bytes = report.wanted_bytes
         status.hand_overs = report.hand_overs
         status.busy_permille = report.busy_permille
@@ -78,6 +86,16 @@ def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_
         status.gate_wait_us = report.gate_wait_us
         status.allocation_wait_us = report.allocation_wait_us
         status.busy_us = report.busy_us
+        status.pinned_bytes = report.pinned_bytes
+        status.pinned_reason = report.pinned_reason
+        status.host_room_bytes = report.host_room_bytes
+        status.pool_bytes = report.pool_bytes
+        status.swapped_out_bytes = report.swapped_out_bytes
+        status.swapped_in_bytes = report.swapped_in_bytes
+        status.swap_out_us = report.swap_out_us
+        status.swap_in_us = report.swap_in_us
+        status.swap_failures = report.swap_failures
+        status.swap_failure = report.swap_failure
     return status
 
 
@@ -109,6 +127,9 @@ def _problems(state: ArbiterState, clients: list[Client], now_ns: int, policy: P
             yield f"{client.client} has lost the relay and runs on under its last grant"
         if client.refused:
             yield f"{client.client} was refused {format_bytes(client.wanted_bytes)}: all others wait or are idle"
+        if "client-stays" in client.told:
+            failure = f": {client.report.swap_failure}" if client.report and client.report.swap_failure else ""
+            yield f"{client.client} should leave the card and does not{failure}; those that fit go on"
         if "protocol-differs" in client.told:
             yield f"{client.client} speaks another protocol and is not served: update the older of the two"
     for ghost in state.card.ghosts:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nvshare.scheduler.clients import Client
+from nvshare.scheduler.eviction import idle_from_ns
 from nvshare.scheduler.model import ClientState, Link, PublishEvent
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS, Policy
 
@@ -52,11 +53,11 @@ def take_turns(
         holder = _adopted(clients, now_ns, policy)
         turns.since_ns = now_ns
     waiting = sorted(
-        (c for c in clients if c is not holder and c.demand and _may_hold(c, now_ns, policy)),
-        key=lambda c: (c.turn_wait_ns or 0, c.order),
+        (c for c in clients if c is not holder and _wants(c) and _may_hold(c, now_ns, policy)),
+        key=lambda c: (_waits_since_ns(c), c.order),
     )
-    quantum_is_over = now_ns >= turns.since_ns + quantum_ns
-    if holder is not None and _must_give_up(holder, waiting, clients, quantum_is_over, now_ns, policy):
+    ends_ns = turns.since_ns + quantum_ns if holder is None else _turn_ends_ns(turns, holder, quantum_ns, policy)
+    if holder is not None and _must_give_up(holder, waiting, clients, ends_ns, now_ns, policy, outcome):
         outcome.events.append(_event("lock-released", "gave the lock up", holder, now_ns - turns.since_ns))
         if holder.demand:
             holder.turn_wait_ns = now_ns
@@ -69,24 +70,44 @@ def take_turns(
         if candidate is not None and not _blocked(candidate, clients, settling, now_ns, policy, outcome):
             holder = candidate
             turns.since_ns = now_ns
+            ends_ns = _turn_ends_ns(turns, holder, quantum_ns, policy)
             waited_ns = now_ns - (holder.turn_wait_ns or now_ns)
             outcome.events.append(_event("lock-granted", "got the lock", holder, waited_ns))
     if holder is not None and any(client is not holder for client in waiting):
         if holder.link == Link.CONNECTED:
-            outcome.wake_at(min(turns.since_ns + quantum_ns, holder.silent_since(policy.silent_ns)))
+            outcome.wake_at(min(ends_ns, holder.silent_since(policy.silent_ns)))
         else:
             outcome.wake_at(holder.disconnected_ns + policy.drain_limit_ns)
     turns.holder = holder.key if holder is not None else ""
     for client in clients:
-        client.may_launch = client is holder
+        client.may_launch = client is holder and client.can_run
         if client is holder:
             client.turn_wait_ns = None
     return outcome
 
 
 def _may_hold(client: Client, now_ns: int, policy: Policy) -> bool:
-    stopped = client.is_silent(now_ns, policy.silent_ns)
-    return client.reachable and client.can_run and not stopped and client.state != ClientState.STUCK
+    """Whether the lock would be of use to it. Who can be brought in need not be on the card."""
+    stopped = client.is_silent(now_ns, policy.silent_ns) or client.state == ClientState.STUCK
+    comes = client.swaps and client.eligible and not client.must_leave
+    return client.reachable and (client.can_run or comes) and not stopped
+
+
+def _wants(client: Client) -> bool:
+    """Whether it wants the GPU, or memory that others must make room for."""
+    return client.demand or (client.swaps and client.memory_wait_ns is not None)
+
+
+def _waits_since_ns(client: Client) -> int:
+    waits_ns = [time_ns for time_ns in (client.turn_wait_ns, client.memory_wait_ns) if time_ns is not None]
+    return min(waits_ns, default=0)
+
+
+def _turn_ends_ns(turns: Turns, holder: Client, quantum_ns: int, policy: Policy) -> int:
+    """When the holder's quantum is over: it begins when its memory is on the card, or should have been for long."""
+    if holder.can_run and holder.resident_bytes >= holder.needed_bytes:
+        return max(turns.since_ns, holder.place_ns or 0 if holder.swaps else 0) + quantum_ns
+    return turns.since_ns + policy.arrival_limit_ns + quantum_ns
 
 
 def _adopted(clients: Sequence[Client], now_ns: int, policy: Policy) -> Client | None:
@@ -100,16 +121,25 @@ def _must_give_up(
     holder: Client,
     waiting: Sequence[Client],
     clients: Sequence[Client],
-    quantum_is_over: bool,
+    ends_ns: int,
     now_ns: int,
     policy: Policy,
+    outcome: Outcome,
 ) -> bool:
     if holder.link != Link.CONNECTED:
         # It cannot be told, and runs on under its last grant: the others wait, but not for ever.
         return bool(waiting) and holder.is_lost(now_ns, policy.drain_limit_ns)
-    if waiting and (not holder.demand or quantum_is_over or holder.is_silent(now_ns, policy.silent_ns)):
+    if holder.must_leave:
         return True
-    return not holder.demand and _gives_idle_lock_up(holder, clients, now_ns, policy)
+    if waiting and (now_ns >= ends_ns or holder.is_silent(now_ns, policy.silent_ns)):
+        return True
+    if waiting and not _wants(holder):
+        # Bringing the next one in costs more than a short pause of this one.
+        free_ns = 0 if waiting[0].can_run else idle_from_ns(holder, policy)
+        if now_ns < free_ns:
+            outcome.wake_at(free_ns)
+        return now_ns >= free_ns
+    return not _wants(holder) and _gives_idle_lock_up(holder, clients, now_ns, policy)
 
 
 def _gives_idle_lock_up(holder: Client, clients: Sequence[Client], now_ns: int, policy: Policy) -> bool:

@@ -16,6 +16,7 @@ from nvshare.scheduler.model import (
 from nvshare.v1 import client_pb2, node_pb2
 
 _LONGEST_NAME = 64
+_LONGEST_REASON = 200
 _STATES = {int(state): state for state in ClientState}
 _MODES = {int(mode): mode for mode in Mode}
 
@@ -50,6 +51,20 @@ def report_from(message: client_pb2.Report) -> Report:
         protocol=message.protocol,
         leaving=message.leaving,
         external_bytes=message.external_bytes,
+        needed_bytes=message.needed_bytes,
+        wanted_needed_bytes=message.wanted_needed_bytes,
+        pinned_bytes=message.pinned_bytes,
+        pinned_reason=_clean(message.pinned_reason, _LONGEST_REASON),
+        host_room_bytes=message.host_room_bytes,
+        pool_bytes=message.pool_bytes,
+        swapped_out_bytes=message.swapped_out_bytes,
+        swapped_in_bytes=message.swapped_in_bytes,
+        swap_out_us=message.swap_out_us,
+        swap_in_us=message.swap_in_us,
+        swap_failures=message.swap_failures,
+        swap_failure=_clean(message.swap_failure, _LONGEST_REASON),
+        gang=message.gang,
+        swaps=message.swaps,
     )
 
 
@@ -81,6 +96,8 @@ def grant_to(grant: Grant, gpu: str, client: str, build: str, protocol: int) -> 
         mode=client_pb2.Mode.Name(grant.mode),
         build=build,
         protocol=protocol,
+        pool_bytes=grant.pool_bytes,
+        limited_by=client_pb2.Limit.Name(grant.limited_by),
     )
 
 
@@ -116,5 +133,5 @@ def _peer_from(peer: node_pb2.Peer, gpu: str) -> Peer:
     )
 
 
-def _clean(text: str) -> str:
-    return "".join(character for character in text[:_LONGEST_NAME] if character.isprintable())
+def _clean(text: str, longest: int = _LONGEST_NAME) -> str:
+    return "".join(character for character in text[:longest] if character.isprintable())

@@ -1,0 +1,57 @@
+"""Headroom: memory that a client may add without asking, so that an allocation needs no round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nvshare.scheduler.clients import Client
+from nvshare.scheduler.eviction import spare_bytes
+from nvshare.scheduler.limits import Bound
+from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.room import Room
+
+
+def take_spare(room: Room, clients: Sequence[Client], missing_bytes: int) -> None:
+    """Takes headroom back until `missing_bytes` are on their way: first of those that do not want the GPU, then of
+    those with the most."""
+    missing_bytes -= sum(client.charge_bytes - client.kept_bytes for client in clients)
+    for client in sorted(clients, key=lambda c: (c.demand, -spare_bytes(c), c.order)):
+        if missing_bytes <= 0:
+            return
+        if client.reachable and spare_bytes(client) > 0:
+            missing_bytes -= spare_bytes(client)
+            room.set_ceiling(client, client.served_bytes)
+
+
+def keep_within_quotas(room: Room) -> None:
+    """Takes back what allocations were promised beyond a quota that fell: two processes could each use their own part
+    of it. What is in use stays."""
+    for allocation, excess_bytes in room.quota_excess_bytes().items():
+        take_spare(room, [c for c in room.clients if c.allocation == allocation], excess_bytes)
+
+
+def give_headroom(room: Room, bounds: Mapping[str, Bound], policy: Policy) -> None:
+    """Nobody waits: everybody gets headroom, generous while less than half of the capacity is promised, and none where
+    not everything fits: it would have to be taken back at each switch."""
+    spare = room.capacity_bytes - sum(max(c.needed_bytes, c.charge_bytes) for c in room.clients)
+    for client in room.clients:
+        if not client.reachable or client.refused or not client.whole:
+            continue
+        plentiful = room.free_bytes > room.capacity_bytes // 2
+        if client.needed_bytes == 0 and not plentiful:
+            continue  # a newcomer is admitted by its wish, in its turn
+        share = room.free_bytes // 8 // policy.step_bytes * policy.step_bytes
+        headroom = min(policy.headroom_bytes if plentiful else policy.step_bytes, max(0, share))
+        if client.ceiling_bytes - client.needed_bytes >= headroom // 2 + 1:
+            continue
+        steps = -(-(client.needed_bytes + headroom) // policy.step_bytes)
+        ceiling = min(steps * policy.step_bytes, _ceiling_within(client, bounds[client.key]))
+        extra = ceiling - client.charge_bytes
+        if ceiling > client.ceiling_bytes and extra <= spare and room.fits(client, ceiling):
+            spare -= max(0, extra)
+            room.set_ceiling(client, ceiling)
+
+
+def _ceiling_within(client: Client, bound: Bound) -> int:
+    """What it may have on the card so that its footprint stays within its limit."""
+    return client.needed_bytes + max(0, bound.limit_bytes - client.footprint_bytes)

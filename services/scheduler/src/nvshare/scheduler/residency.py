@@ -1,0 +1,337 @@
+"""Who is on the card: decides every client's ceiling, the most that it may have there.
+
+A client that has all of its memory promised has a *place*; it keeps it while nobody else needs the room. Who wants the
+GPU, or memory, and lacks room for it waits in a queue, first come first served, and whoever lost its place goes to the
+end of it. The first of the queue gets what is free and what others give (`eviction.py`), and nothing is taken from
+anybody before it is known that enough comes together. Behind a first one that must wait, others are served only with
+room that it will not need. Who began to come in is served before the queue, so that a switch ends; and who asks for
+more in its own quantum gets what waits on the card, so that a program that loads in pieces does not lose its turn with
+each piece.
+
+Room is promised when it is free: as a client's memory leaves, its reports free the difference, which goes in steps to
+the one that comes in. All of that is decided anew from the facts in each pass; nothing has to end first.
+
+Clients whose library cannot move memory keep what they have (decision 0004): their growth comes before newcomers, and
+who loads later waits for who loads first (`loading.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.clients import Client
+from nvshare.scheduler.eviction import (
+    Givers,
+    Moment,
+    body_bytes,
+    choose,
+    cooperates,
+    expected_bytes,
+    givers_for,
+    idle_from_ns,
+    overdue,
+    quantum_ends_ns,
+    spare_bytes,
+)
+from nvshare.scheduler.headroom import give_headroom, keep_within_quotas, take_spare
+from nvshare.scheduler.limits import Bound
+from nvshare.scheduler.loading import older_loads_until
+from nvshare.scheduler.model import PublishEvent
+from nvshare.scheduler.room import Room
+
+
+@dataclass(slots=True)
+class Residency:
+    """What a pass decided beside the ceilings."""
+
+    unserved: list[Client] = field(default_factory=list)  # cannot be given room now
+    deferred: list[Client] = field(default_factory=list)  # wait for their place in the queue, not for bytes
+    reclaiming: bool = False  # somebody was told to give memory back, and has not confirmed
+    wake_ns: int | None = None  # when to decide again although nothing happened
+    hand_overs: int = 0  # clients for which others began to leave
+    events: list[PublishEvent] = field(default_factory=list)
+
+    def wake_at(self, time_ns: int) -> None:
+        self.wake_ns = time_ns if self.wake_ns is None else min(self.wake_ns, time_ns)
+
+
+def decide_residency(
+    room: Room, bounds: Mapping[str, Bound], ghost_bytes: int, settling: bool, moment: Moment
+) -> Residency:
+    """Decides the ceilings. `bounds` says what each client may ever have, by its key: who asks for more is refused by
+    its own library, and waits for nothing."""
+    queue = _Queue.of(room.clients, bounds, moment)
+    serving = _Serving(room, queue, ghost_bytes, settling, moment)
+    for client in queue.first:
+        serving.serve(client)
+    for client in queue.growing:
+        serving.serve_at_once(client)
+    for client in queue.rest:
+        serving.serve(client)
+    outcome = serving.outcome
+    _pay_out(room, serving.served, queue.goals_bytes, moment)
+    waiting = outcome.unserved or outcome.deferred or any(client.coming for client in serving.served)
+    if not waiting and not settling:
+        give_headroom(room, bounds, moment.policy)
+    keep_within_quotas(room)
+    for client in room.clients:
+        _keep_books(client, moment, outcome)
+    outcome.reclaiming = any(client.charge_bytes > client.kept_bytes for client in room.clients)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """Who waits for room, in the order in which they are served."""
+
+    first: list[Client]  # whose switch has begun, and whose memory cannot be moved
+    growing: list[Client]  # ask for more in their own quantum; each is in `rest`, too
+    rest: list[Client]
+    goals_bytes: dict[str, int]  # what each needs on the card, by its key
+
+    @classmethod
+    def of(cls, clients: Sequence[Client], bounds: Mapping[str, Bound], moment: Moment) -> _Queue:
+        goals_bytes = {}
+        first, growing, rest = [], [], []
+        for client in clients:
+            goal_bytes = client.needed_bytes if bounds[client.key].refuses(client) else client.wish_bytes
+            wants = client.demand or client.allocation_waits or goal_bytes > client.needed_bytes
+            wants = wants or client is moment.holder or not client.swaps
+            if not client.asks_for_memory or goal_bytes <= client.ceiling_bytes or not wants:
+                client.memory_wait_ns = None
+                client.coming = False
+                continue
+            if client.memory_wait_ns is None:
+                client.memory_wait_ns = moment.now_ns
+            goals_bytes[client.key] = goal_bytes
+            if client is moment.holder or (client.coming if client.swaps else client.admitted):
+                first.append(client)
+                continue
+            rest.append(client)
+            if client.place_ns is not None and moment.now_ns < quantum_ends_ns(client, moment):
+                growing.append(client)
+        first.sort(key=lambda c: (c is not moment.holder, c.swaps, _oldest_order(c)))
+        growing.sort(key=_waiting_order)
+        rest.sort(key=_waiting_order)
+        return cls(first, growing, rest, goals_bytes)
+
+    @property
+    def all(self) -> list[Client]:
+        return self.first + self.rest
+
+
+def _waiting_order(client: Client) -> tuple[int, int]:
+    return (client.memory_wait_ns or 0, client.order)
+
+
+def _oldest_order(client: Client) -> tuple[int, int]:
+    return _waiting_order(client) if client.swaps else (client.admitted_ns or 0, client.order)
+
+
+class _Serving:
+    """Goes through the queue, and tells others to make room."""
+
+    def __init__(self, room: Room, queue: _Queue, ghost_bytes: int, settling: bool, moment: Moment) -> None:
+        self.served: list[Client] = []  # for whom enough comes together
+        self.outcome = Residency()
+        self._room = room
+        self._queue = queue
+        self._ghost_bytes = ghost_bytes
+        self._settling = settling
+        self._moment = moment
+        self._reserved_bytes = 0
+        self._left_bytes: int | None = None  # what the first that must wait leaves to later ones; None: none waits
+        self._newcomers_wait = False  # whose memory cannot be moved
+
+    def serve(self, client: Client) -> None:
+        """Gives the client room, or notes that it must wait."""
+        if client in self.served:
+            return
+        if self._must_wait_its_turn(client):
+            self.outcome.deferred.append(client)
+            return
+        missing_bytes = self._room.quota_missing_bytes(client, self._goal_bytes(client))
+        if missing_bytes > 0:
+            siblings = [c for c in self._room.clients if c.allocation == client.allocation]
+            take_spare(self._room, siblings, missing_bytes)
+            self.outcome.unserved.append(client)
+            return
+        need_bytes, have_bytes = self._need_bytes(client), self._have_bytes(client)
+        if need_bytes == 0 or (need_bytes <= have_bytes and self._is_left(client, need_bytes)):
+            self._take(client, need_bytes)
+            return
+        givers = givers_for(client, self._room.clients, self._queue.all, self.served, self._moment)
+        short_bytes = self._take_spare_of(givers, need_bytes - have_bytes)
+        chosen = None
+        if self._left_bytes is None and not self._settling:
+            chosen = choose(givers, short_bytes)
+        if chosen is not None:
+            self._make_leave(client, chosen)
+            self._take(client, need_bytes)
+            return
+        self._wait(client, givers, short_bytes)
+
+    def serve_at_once(self, client: Client) -> None:
+        """Gives more to a client in its own quantum, if that takes nobody's turn; else it waits in the queue."""
+        if self._settling or not client.eligible:
+            return
+        need_bytes = self._need_bytes(client)
+        givers = givers_for(client, self._room.clients, self._queue.all, self.served, self._moment)
+        givers.expired.clear()
+        short_bytes = self._take_spare_of(givers, need_bytes - self._have_bytes(client))
+        chosen = choose(givers, short_bytes)
+        if chosen is None or self._room.quota_missing_bytes(client, self._goal_bytes(client)) > 0:
+            return
+        begins_ns, arrived = client.place_ns, client.arrived
+        self._make_leave(client, chosen)
+        self._take(client, need_bytes)
+        client.place_ns, client.arrived = begins_ns, arrived  # its quantum goes on
+
+    def _goal_bytes(self, client: Client) -> int:
+        return self._queue.goals_bytes[client.key]
+
+    def _need_bytes(self, client: Client) -> int:
+        return max(0, self._goal_bytes(client) - client.kept_bytes)
+
+    def _have_bytes(self, client: Client) -> int:
+        """What will be free for the client when all have followed their newest grants."""
+        coming_bytes = sum(
+            other.charge_bytes - other.kept_bytes
+            for other in self._room.clients
+            if other is client or cooperates(other, self._moment)
+        )
+        return self._room.free_bytes + coming_bytes - self._reserved_bytes
+
+    def _must_wait_its_turn(self, client: Client) -> bool:
+        if not client.eligible:
+            return True
+        if self._settling and not (client.admitted and client.whole):
+            return True
+        if not client.admitted and not client.swaps and self._newcomers_wait:
+            return True
+        loaded_ns = older_loads_until(client, self._room, self._ghost_bytes, self._moment)
+        if loaded_ns is None:
+            return False
+        self.outcome.wake_at(loaded_ns)
+        self._newcomers_wait = True
+        return True
+
+    def _is_left(self, client: Client, need_bytes: int) -> bool:
+        """Whether the client can have that beside the first one that waits. What it has itself may be counted on."""
+        return self._left_bytes is None or need_bytes + body_bytes(client) <= self._left_bytes
+
+    def _take(self, client: Client, need_bytes: int) -> None:
+        if self._left_bytes is not None:
+            self._left_bytes -= need_bytes + body_bytes(client)
+        self._reserved_bytes += need_bytes
+        self.served.append(client)
+        if not client.swaps:
+            client.grew_ns = self._moment.now_ns  # younger ones see that it loads
+        elif not client.coming:
+            client.place_ns, client.arrived = None, False  # its quantum begins anew
+
+    def _take_spare_of(self, givers: Givers, short_bytes: int) -> int:
+        """Takes headroom back. Gives what is still short then."""
+        if short_bytes <= 0:
+            return short_bytes
+        spare = sum(map(spare_bytes, givers.spare))
+        take_spare(self._room, givers.spare, short_bytes)
+        return short_bytes - spare
+
+    def _make_leave(self, client: Client, chosen: Sequence[tuple[Client, int]]) -> None:
+        if chosen and not client.coming:
+            self.outcome.hand_overs += 1
+        for giver, size_bytes in chosen:
+            self._room.set_ceiling(giver, giver.ceiling_bytes - size_bytes)
+            giver.place_ns, giver.arrived = None, False
+            if giver.demand and giver.memory_wait_ns is None:
+                giver.memory_wait_ns = self._moment.now_ns
+
+    def _wait(self, client: Client, givers: Givers, short_bytes: int) -> None:
+        """Nobody can give enough now. If that changes with time, the rest is kept for it."""
+        self.outcome.unserved.append(client)
+        client.coming = False
+        if spare_bytes(client) > 0:
+            self._room.set_ceiling(client, client.served_bytes)
+        for time_ns in _changes_ns(self._room.clients, self._moment):
+            self.outcome.wake_at(time_ns)
+        in_time_bytes = expected_bytes(givers, short_bytes)
+        unmovable_bytes = sum(
+            other.kept_bytes for other in self._room.clients if not other.swaps and other is not client
+        )
+        if in_time_bytes >= short_bytes:
+            left_bytes = in_time_bytes - short_bytes
+            self._left_bytes = left_bytes if self._left_bytes is None else min(left_bytes, self._left_bytes)
+        if not client.swaps or in_time_bytes < short_bytes <= in_time_bytes + unmovable_bytes:
+            self._newcomers_wait = True
+
+
+def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
+    """When clients will be able to make room that cannot now."""
+    times_ns = []
+    for client in clients:
+        if not client.swaps:
+            continue
+        if not client.demand and not client.allocation_waits:
+            times_ns.append(idle_from_ns(client, moment.policy))
+        if client.place_ns is not None:
+            times_ns.append(quantum_ends_ns(client, moment))
+        if client.allocation_waits:
+            times_ns.append(max(client.progress_ns, client.memory_wait_ns or 0) + moment.policy.standing_ns)
+    return [time_ns for time_ns in times_ns if time_ns > moment.now_ns]
+
+
+def _pay_out(room: Room, served: Sequence[Client], goals_bytes: Mapping[str, int], moment: Moment) -> None:
+    """Promises what is free to those that are served, in their order: all that one needs, or a step of it."""
+    held_bytes = 0
+    for client in served:
+        goal_bytes = goals_bytes[client.key]
+        free_bytes = max(0, room.free_bytes - held_bytes)
+        most_bytes = client.charge_bytes + free_bytes
+        if goal_bytes <= most_bytes:
+            room.set_ceiling(client, goal_bytes)
+            client.coming = False
+            client.memory_wait_ns = None
+            client.grew_ns = moment.now_ns
+            continue
+        client.coming = True
+        step_bytes = min(most_bytes, client.needed_bytes) - client.ceiling_bytes
+        if step_bytes < client.needed_bytes - client.ceiling_bytes:
+            step_bytes -= step_bytes % moment.policy.credit_bytes
+        if client.swaps and step_bytes > 0:
+            room.set_ceiling(client, client.ceiling_bytes + step_bytes)
+        held_bytes += goal_bytes - client.charge_bytes
+
+
+def _keep_books(client: Client, moment: Moment, outcome: Residency) -> None:
+    """Notes since when the client has memory and a place, and whether it leaves when it should."""
+    if not client.spoken:
+        return
+    if client.needed_bytes == 0 and client.kept_bytes == 0:
+        client.admitted_ns = None
+    elif client.admitted_ns is None:
+        client.admitted_ns = moment.now_ns
+    if not client.whole or client.kept_bytes == 0 or client.must_leave:
+        client.place_ns, client.arrived = None, False
+    elif client.place_ns is None:
+        client.place_ns, client.arrived = moment.now_ns, client.resident_bytes >= client.needed_bytes
+    if client.resident_bytes <= max(client.ceiling_bytes, client.staying_bytes):
+        client.leaving_since_ns = None
+        client.told.discard("client-stays")
+        return
+    if client.leaving_since_ns is None:
+        client.leaving_since_ns = moment.now_ns
+    if not overdue(client, moment):
+        outcome.wake_at(client.leaving_since_ns + moment.policy.leave_limit_ns)
+    elif "client-stays" not in client.told:
+        client.told.add("client-stays")
+        failure = client.report.swap_failure if client.report else ""
+        text = (
+            f"{client.client} should leave the card and {format_bytes(client.resident_bytes)} of it are still there"
+            f"{': ' + failure if failure else ''}; those that fit go on"
+        )
+        outcome.events.append(
+            PublishEvent("client-stays", text, client.allocation, client.client, client.resident_bytes)
+        )
