@@ -50,6 +50,26 @@ CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUst
     return nvs_call_wait(call, class);
 }
 
+CUresult nvs_call_enter_memory(struct nvs_thread **entered) {
+    *entered = NULL;
+    struct nvs_thread *thread = nvs_thread_join();
+    struct nvs_device *device = thread == NULL ? NULL : nvs_device_current(NULL);
+    if (device == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0)
+        return CUDA_SUCCESS;
+    while (!nvs_call_pass(thread, device, NVS_COPY)) {
+        CUresult result = nvs_library_leaving() ? CUDA_SUCCESS : nvs_device_wait_open(device, NVS_COPY);
+        if (result != CUDA_SUCCESS || nvs_library_leaving())
+            return result;
+    }
+    *entered = thread;
+    return CUDA_SUCCESS;
+}
+
+void nvs_call_leave_memory(struct nvs_thread *thread) {
+    if (thread != NULL)
+        atomic_store_explicit(&thread->calls, 0, memory_order_release);
+}
+
 static bool nvs_on_card(CUdeviceptr pointer) {
     CUmemorytype type = CU_MEMORYTYPE_HOST;
     if (nvs_memory_device_of(pointer) != NULL)

@@ -150,10 +150,15 @@ NVS_STREAM_END(cuStreamDestroy_v2)
     NVS_EXPORT CUresult name params {                                                                                  \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
             return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        struct nvs_thread *thread; /* what is captured names memory, which therefore is there until it ends */         \
+        CUresult result = nvs_call_enter_memory(&thread);                                                              \
+        if (result != CUDA_SUCCESS)                                                                                    \
+            return result;                                                                                             \
         nvs_capture_began(stream); /* before it is one: from then on our own calls keep away */                        \
-        CUresult result = nvs_real.name args;                                                                          \
+        result = nvs_real.name args;                                                                                   \
         if (result != CUDA_SUCCESS)                                                                                    \
             nvs_capture_ended(stream);                                                                                 \
+        nvs_call_leave_memory(thread);                                                                                 \
         return result;                                                                                                 \
     }
 
