@@ -4,6 +4,7 @@
 #include "footprint.h"
 #include "host_pool.h"
 #include "library.h"
+#include "swap.h"
 
 NVS_EXPORT CUresult cuInit(unsigned int Flags) {
     if (!nvs_library_start())
@@ -16,19 +17,23 @@ NVS_EXPORT CUresult cuInit(unsigned int Flags) {
 
 // Around the call that ends a context: nothing of ours goes on in it.
 static void nvs_context_hold(CUcontext context) {
+    nvs_swap_context_hold(context);
     nvs_pool_context_hold();
     nvs_stream_context_hold(context);
-}
-
-static void nvs_context_release(CUcontext context, bool ended) {
-    nvs_stream_context_release(context, ended);
-    nvs_pool_context_release(context, ended);
 }
 
 static void nvs_context_ended(CUcontext context) {
     nvs_footprint_context_ended(context);
     nvs_memory_context_ended(context);
     nvs_device_context_ended(context);
+}
+
+static void nvs_context_release(CUcontext context, bool ended) {
+    nvs_stream_context_release(context, ended);
+    nvs_pool_context_release(context, ended);
+    if (ended)
+        nvs_context_ended(context);
+    nvs_swap_context_release();
 }
 
 #define NVS_CONTEXT_END(name)                                                                                          \
@@ -38,8 +43,6 @@ static void nvs_context_ended(CUcontext context) {
         nvs_context_hold(ctx);                                                                                         \
         CUresult result = nvs_real.name(ctx);                                                                          \
         nvs_context_release(ctx, result == CUDA_SUCCESS);                                                              \
-        if (result == CUDA_SUCCESS)                                                                                    \
-            nvs_context_ended(ctx);                                                                                    \
         return result;                                                                                                 \
     }
 

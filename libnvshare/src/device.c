@@ -1,11 +1,13 @@
 #include "device.h"
 
 #include "control.h"
+#include "host_pool.h"
 #include "library.h"
 #include "log.h"
 #include "plan.h"
 #include "residency.h"
 #include "settings.h"
+#include "swap.h"
 #include "thread.h"
 
 #include <stdio.h>
@@ -46,6 +48,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->footprint_bytes = device->needed_bytes = device->present_bytes = device->pinned_bytes = 0;
     device->waiting_bytes = device->waiting_needed_bytes = device->reported_bytes = 0;
     nvs_memory_reset(&device->memory);
+    nvs_swap_reset(device);
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
     device->moving_bytes = 0;
@@ -156,6 +159,7 @@ void nvs_device_use(struct nvs_device *device) {
     if (atomic_load_explicit(&device->in_use, memory_order_acquire))
         return;
     atomic_store_explicit(&device->in_use, true, memory_order_release);
+    nvs_pool_start();
     int error = nvs_control_start(&nvs_device_control_hooks);
     if (error != 0)
         nvs_log(NVS_LOG_ERROR, "cannot start the control thread: %s", strerror(error));
@@ -171,7 +175,7 @@ uint64_t nvs_device_ceiling_bytes(const struct nvs_device *device) {
 
 struct nvs_residency nvs_device_residency(const struct nvs_device *device) {
     struct nvs_residency residency = {
-        .movable = false,
+        .movable = atomic_load_explicit(&device->memory.bytes, memory_order_acquire) != 0,
         .needed_bytes = device->needed_bytes,
         .present_bytes = device->present_bytes,
         .moving_bytes = device->moving_bytes,

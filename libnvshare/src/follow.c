@@ -5,12 +5,14 @@
 #include "control.h"
 #include "device.h"
 #include "drain.h"
+#include "host_pool.h"
 #include "library.h"
 #include "log.h"
 #include "plan.h"
 #include "residency.h"
 #include "settings.h"
 #include "stream.h"
+#include "swap.h"
 #include "thread.h"
 
 // How often a drain is looked at, and how often while only an open capture or a stuck kernel keeps it.
@@ -54,18 +56,34 @@ uint64_t nvs_device_launches(struct nvs_device *device) {
     return launches;
 }
 
+// Asks for the pinned host memory that the grants want ready for all devices together.
+static void nvs_pool_follow(struct nvs_device *device) {
+    CUcontext context = NULL; // any that lives; where somebody allocates just now, that of before does
+    uint64_t bytes = 0;
+    if (pthread_mutex_trylock(&device->memory.lock) == 0) {
+        context = nvs_memory_context(device);
+        pthread_mutex_unlock(&device->memory.lock);
+    }
+    for (size_t i = 0; i < nvs_device_count(); i++)
+        bytes += nvs_devices[i].grant.pool_bytes; // which this thread alone writes
+    nvs_pool_prepare(context, bytes);
+}
+
 static void nvs_apply_grant(size_t index, const nvs_grant *grant) {
     struct nvs_device *device = &nvs_devices[index];
     pthread_mutex_lock(&device->lock);
     bool first = device->grant.generation == 0;
     if (grant->may_launch && !device->grant.may_launch)
         device->hand_overs++;
+    bool repool = grant->pool_bytes != device->grant.pool_bytes;
     device->grant = *grant;
     device->unmanaged = device->refused = false;
     atomic_store_explicit(&device->window_us, grant->window_us == 0 ? NVS_WINDOW_US : grant->window_us,
                           memory_order_relaxed);
     pthread_cond_broadcast(&device->changed); // for those who wait for memory
     pthread_mutex_unlock(&device->lock);
+    if (repool)
+        nvs_pool_follow(device);
     if (first)
         nvs_log(NVS_LOG_INFO, "%s: first plan, scheduler build %s", device->uuid, grant->build);
     if (nvs_log_enabled(NVS_LOG_DEBUG))
@@ -173,6 +191,7 @@ static bool nvs_memory_rest(struct nvs_device *device) {
     pthread_mutex_lock(&device->lock);
     device->at_rest = true;
     pthread_mutex_unlock(&device->lock);
+    nvs_swap_wake(device);
     return true;
 }
 

@@ -9,6 +9,7 @@
 #include "log.h"
 #include "settings.h"
 #include "stream.h"
+#include "swap.h"
 #include "thread.h"
 
 #include <pthread.h>
@@ -64,6 +65,7 @@ __attribute__((destructor)) static void nvs_library_end(void) {
         pthread_cond_broadcast(&nvs_devices[i].changed);
         pthread_mutex_unlock(&nvs_devices[i].lock);
     }
+    nvs_swap_leave();
     nvs_pool_leave();
     nvs_control_leave();
 }

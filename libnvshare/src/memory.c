@@ -8,6 +8,7 @@
 #include "library.h"
 #include "log.h"
 #include "stream.h"
+#include "swap.h"
 
 #include <string.h>
 #include <time.h>
@@ -21,11 +22,6 @@
 
 // Identities of blocks begin where the driver's own do not reach.
 #define NVS_IDENTITY_FIRST (UINT64_C(1) << 48)
-
-// Until there is a mover, no extent has a copy in host memory.
-__attribute__((weak)) void nvs_swap_forget(struct nvs_extent *extent) {
-    (void)extent;
-}
 
 void nvs_memory_reset(struct nvs_memory *memory) {
     // What a parent's arena consists of is left where it is: another thread may have been changing it.

@@ -60,7 +60,4 @@ void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to);
 // lock.
 CUcontext nvs_memory_context(struct nvs_device *device);
 
-// The extent's copy in host memory is of no use any more: its blocks are gone. Caller holds the memory's lock.
-void nvs_swap_forget(struct nvs_extent *extent);
-
 #endif

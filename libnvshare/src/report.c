@@ -2,9 +2,11 @@
 #include "control.h"
 #include "device.h"
 #include "gang.h"
+#include "host_pool.h"
 #include "library.h"
 #include "residency.h"
 #include "stream.h"
+#include "swap.h"
 
 #include <string.h>
 
@@ -45,6 +47,17 @@ static void nvs_report_memory(struct nvs_device *device, nvs_report *report) {
     }
 }
 
+// Caller holds the lock.
+static void nvs_report_swap(const struct nvs_device *device, nvs_report *report) {
+    struct nvs_swap_figures figures = nvs_swap_figures(device);
+    report->swapped_out_bytes = figures.out_bytes;
+    report->swapped_in_bytes = figures.in_bytes;
+    report->swap_out_us = figures.out_ns / 1000;
+    report->swap_in_us = figures.in_ns / 1000;
+    report->swap_failures = figures.failures;
+    memcpy(report->swap_failure, figures.failure, sizeof(report->swap_failure));
+}
+
 bool nvs_device_fill_report(size_t index, nvs_report *report) {
     struct nvs_device *device = &nvs_devices[index];
     if (!atomic_load_explicit(&device->in_use, memory_order_acquire))
@@ -53,6 +66,8 @@ bool nvs_device_fill_report(size_t index, nvs_report *report) {
     report->leaving = nvs_library_leaving();
     report->gang = nvs_gang_seen(device);
     nvs_report_busy(device, report);
+    report->host_room_bytes = nvs_pool_room_bytes();
+    report->pool_bytes = nvs_pool_ready_bytes();
     pthread_mutex_lock(&device->lock);
     report->generation = device->grant.generation;
     report->epoch = device->grant.epoch;
@@ -63,6 +78,7 @@ bool nvs_device_fill_report(size_t index, nvs_report *report) {
     report->allocation_wait_us = device->allocation_wait_ns / 1000;
     report->hand_overs = device->hand_overs;
     nvs_report_memory(device, report);
+    nvs_report_swap(device, report);
     pthread_mutex_unlock(&device->lock);
     return true;
 }

@@ -1,0 +1,460 @@
+"""Memory that moves: what leaves the card and what comes back, when, and that the program never notices."""
+
+from typing import Any
+
+import pytest
+from libnvshare.tests.data.conftest import MIB, RUNNING, WAITING, Client, Run, ScriptedRelay
+
+from nvshare.emulator import account
+from nvshare.v1.client_pb2 import Report
+
+# Blocks with known data, which sums() reads back on the card. `sizes` in MiB.
+FILLED = """
+    STRIDE = 1021
+    gpu = Gpu()
+    out = gpu.allocate(MIB)
+    blocks = [(gpu.allocate(int(size * MIB)), int(size * MIB)) for size in {sizes}]
+
+    def fill(seed):
+        for index, (address, size_bytes) in enumerate(blocks):
+            gpu.launch("fill", address, size_bytes // 4, STRIDE, seed + index, 1000)
+
+    def sums():
+        for index, (address, size_bytes) in enumerate(blocks):
+            gpu.launch("checksum", out + 8 * index, address, size_bytes // 4, STRIDE, 1000)
+        data = gpu.read(out, 8 * len(blocks))
+        return [int.from_bytes(data[8 * index : 8 * index + 8], "little") for index in range(len(blocks))]
+
+    def expected(seed):
+        return [
+            (seed + index) * sum(range(1, size_bytes // 4 + 1, STRIDE)) % 2**64
+            for index, (_, size_bytes) in enumerate(blocks)
+        ]
+
+    fill(5)
+    gpu.synchronize()
+    say(filled=True)
+"""
+CHECKS = """
+    while hear() == "check":
+        say(right=sums() == expected(5))
+"""
+
+
+def move(client: Client, target_bytes: int, **fields: Any) -> Report:
+    """Takes the right to launch away and has it keep so much; returns the report that says that no more is there."""
+    since = len(client.reports)
+    epoch = client.grant(may_launch=False, resident_bytes=target_bytes, **fields)
+    return client.report_where(
+        lambda report: report.epoch == epoch and report.state == WAITING and report.resident_bytes <= target_bytes,
+        since,
+    )
+
+
+def bring_back(client: Client, **fields: Any) -> Report:
+    """Lets it have all and launch; returns the report that says that it does."""
+    since = len(client.reports)
+    epoch = client.grant(**fields)
+    return client.report_where(
+        lambda report: (
+            report.epoch == epoch and report.state == RUNNING and report.resident_bytes == report.needed_bytes
+        ),
+        since,
+    )
+
+
+def used_bytes(folder_card: int = 0) -> int:
+    return account.totals(folder_card).used_bytes
+
+
+@pytest.mark.parametrize("sizes", ["[256, 64, 20, 2, 0.5]", "[2, 20] * 8", "[0.0625] * 300 + [2] * 40"])
+def test_data_survives_the_way_out_and_in_at_the_same_addresses(sizes: str, relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes=sizes) + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    away = move(client, 0)
+    assert away.resident_bytes == 0
+    assert away.swaps
+    assert away.swapped_out_bytes == away.needed_bytes >= away.footprint_bytes
+    assert away.swap_out_us > 0
+    program.tell("check")
+    assert program.silent(0.1)
+    back = bring_back(client)
+    assert back.swapped_in_bytes == back.needed_bytes
+    assert back.swap_in_us > 0
+    assert program.said() == {"right": True}
+    move(client, 0)
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_only_as_much_leaves_as_the_target_asks_for(relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64] * 8") + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    target_bytes = 300 * MIB
+    away = move(client, target_bytes)
+    assert target_bytes - 64 * MIB < away.resident_bytes <= target_bytes
+    assert away.swapped_out_bytes == away.needed_bytes - away.resident_bytes
+    more = move(client, 100 * MIB)
+    assert more.swapped_out_bytes == more.needed_bytes - more.resident_bytes
+    assert bring_back(client).swapped_in_bytes == more.swapped_out_bytes
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_memory_comes_back_in_the_steps_that_the_target_allows(relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64] * 4") + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    program.tell("check")
+    for target_bytes in (64 * MIB, 128 * MIB, 200 * MIB):
+        since = len(client.reports)
+        client.grant(resident_bytes=target_bytes)
+        step = client.report_where(lambda report: report.resident_bytes > target_bytes - 64 * MIB, since)  # noqa: B023
+        assert step.resident_bytes <= target_bytes
+        assert step.state == WAITING
+    assert program.silent(0.05)
+    bring_back(client)
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["gpu.spin(MS)", "gpu.read(blocks[0][0], 64)", "ok(driver.cuMemcpyHtoD(blocks[0][0], bytes(64), 64))"],
+)
+def test_launches_and_copies_wait_while_a_part_is_away(call: str, relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64, 64]") + f"    hear()\n    {call}\n    say(passed=True)\n")
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 64 * MIB)
+    client.grant(resident_bytes=64 * MIB)  # may launch, but a part of its memory is away
+    program.tell()
+    assert program.silent(0.1)
+    client.grant()
+    assert program.said() == {"passed": True}
+    program.end()
+
+
+def test_the_card_has_the_memory_that_left(relay: ScriptedRelay, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVSHARE_EMULATOR_DIR", str(relay.path.parent / "cards"))
+    program = run(FILLED.format(sizes="[256, 256]") + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    before_bytes = used_bytes()
+    away = move(client, 0)
+    assert before_bytes - used_bytes() == away.swapped_out_bytes
+    bring_back(client)
+    assert used_bytes() == before_bytes
+    program.tell("end")
+    program.end()
+
+
+def test_a_client_may_keep_its_memory_while_it_waits_for_its_turn(relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64]") + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    waiting = client.revoke()
+    assert waiting.resident_bytes == waiting.needed_bytes
+    assert waiting.swapped_out_bytes == 0
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+SLOW_LINK = {"NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(256 * MIB)}
+
+
+def test_a_target_that_rises_on_the_way_out_turns_it_round(relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64] * 8") + CHECKS, **SLOW_LINK)
+    client = relay.client_with_plan()
+    program.said()
+    client.grant(may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: 0 < report.swapped_out_bytes < report.needed_bytes)
+    back = bring_back(client)
+    assert back.swapped_in_bytes == back.swapped_out_bytes < back.needed_bytes
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_a_target_that_falls_on_the_way_in_turns_it_round(relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64] * 6") + CHECKS, **SLOW_LINK)
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    client.grant()
+    client.report_where(lambda report: 0 < report.swapped_in_bytes < report.needed_bytes)
+    move(client, 0)
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_nothing_moves_before_what_was_launched_has_ended(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + """
+    gpu.spin(700 * MS)
+    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 5, 1000)
+    say(launched=True)
+    hear()
+    say(right=sums() == expected(5))
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    program.said()
+    since = len(client.reports)
+    away = move(client, 0)
+    for report in client.reports[since:]:
+        assert report.resident_bytes == report.needed_bytes or report.state == WAITING
+    assert away.drain_us > 100_000
+    bring_back(client)
+    program.tell()
+    assert program.said() == {"right": True}
+    program.end()
+
+
+def test_a_kernel_that_does_not_end_keeps_the_memory_and_when_it_ends_the_memory_goes(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(FILLED.format(sizes="[64]") + "    gpu.spin(7000 * MS)\n    say(launched=True)\n    hear()\n")
+    client = relay.client_with_plan()
+    program.said()
+    program.said()
+    epoch = client.grant(may_launch=False, resident_bytes=0)
+    stuck = client.report_where(lambda report: report.epoch == epoch and report.state == 4)
+    assert stuck.resident_bytes == stuck.needed_bytes
+    client.report_where(lambda report: report.resident_bytes == 0)
+    program.tell()
+    program.end()
+
+
+def test_an_open_capture_keeps_the_memory_until_it_ends(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + """
+    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
+    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 5, 1000, stream=stream)
+    say(capturing=True)
+    hear()
+    graph = ok(driver.cuStreamEndCapture(stream))
+    hear()
+    launchable = ok(driver.cuGraphInstantiate(graph, 0))
+    ok(driver.cuGraphLaunch(launchable, stream))
+    ok(driver.cuStreamSynchronize(stream))
+    say(right=sums() == expected(5))
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    program.said()
+    since = len(client.reports)
+    epoch = client.grant(may_launch=False, resident_bytes=0)
+    closed = client.report_where(lambda report: report.epoch == epoch and report.state == WAITING, since)
+    assert closed.resident_bytes == closed.needed_bytes
+    assert program.silent(0.1)
+    assert client.reports[-1].resident_bytes == closed.needed_bytes
+    program.tell()
+    client.report_where(lambda report: report.resident_bytes == 0, since)
+    bring_back(client)
+    program.tell()
+    assert program.said() == {"right": True}
+    program.end()
+
+
+def test_memory_may_be_freed_while_it_is_away(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64] * 4")
+        + """
+    hear()
+    for address, _ in blocks[1:]:
+        ok(driver.cuMemFree(address))
+    del blocks[1:]
+    say(freed=True)
+    hear()
+    say(right=sums() == expected(5))
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    before = move(client, 0)
+    program.tell()
+    program.said()
+    freed = client.report_where(lambda report: report.footprint_bytes == 65 * MIB)
+    assert freed.needed_bytes < before.needed_bytes
+    back = bring_back(client)
+    assert back.swapped_in_bytes == back.needed_bytes < before.needed_bytes
+    program.tell()
+    assert program.said() == {"right": True}
+    program.end()
+
+
+def test_an_allocation_waits_until_all_memory_is_back(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + """
+    hear()
+    blocks.append((gpu.allocate(64 * MIB), 64 * MIB))
+    fill(5)
+    say(right=sums() == expected(5))
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    program.tell()
+    waiting = client.report_where(lambda report: report.allocation_waits and report.footprint_bytes > MIB)
+    assert waiting.wanted_bytes == waiting.footprint_bytes + 64 * MIB
+    assert waiting.wanted_needed_bytes >= waiting.needed_bytes + 60 * MIB
+    assert program.silent(0.1)
+    client.grant()
+    assert program.said() == {"right": True}
+    program.end()
+
+
+def test_a_card_that_is_full_although_promised_leaves_the_data_in_host_memory_until_it_is_not(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(FILLED.format(sizes="[256] * 4") + CHECKS, NVSHARE_EMULATOR_MEMORY="2GiB")
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    stranger = run(
+        """
+        gpu = Gpu()
+        held = gpu.allocate(1200 * MIB)
+        say(held=True)
+        hear()
+        """,
+        preload="",
+    )
+    assert stranger.said() == {"held": True}
+    client.grant()
+    failed = client.report_where(lambda report: report.swap_failures > 0)
+    assert "card" in failed.swap_failure
+    assert failed.resident_bytes < failed.needed_bytes
+    stranger.tell()
+    stranger.end()
+    client.report_where(lambda report: report.resident_bytes == report.needed_bytes, len(client.reports) - 1)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_the_end_of_the_context_that_it_copies_in_leaves_the_others_whole(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64, 64]")
+        + """
+    other = ok(driver.cuCtxCreate(None, 0, 0))
+    held = gpu.allocate(32 * MIB)
+    say(other=True)
+    hear()
+    ok(driver.cuCtxDestroy(other))
+    gpu.use()
+    say(destroyed=True)
+    while hear() == "check":
+        say(right=sums() == expected(5))
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    program.said()
+    move(client, 0)
+    program.tell()
+    program.said()
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    move(client, 0)
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_a_fork_while_memory_is_away_leaves_the_parent_whole(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64, 64]")
+        + """
+    import subprocess
+    hear()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    say(forked=True)
+    """
+        + CHECKS
+    )
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    program.tell()
+    program.said()
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+def test_e1_after_memory_came_back_the_speed_is_full_and_the_window_is_not_shrunk(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + """
+    while hear() == "spin":
+        since_ns = now_ns()
+        gpu.spin_for(MS, 0.5)
+        gpu.synchronize()
+        busy_ns = sum(end - max(start, since_ns) for start, end in turns(since_ns))
+        say(share=busy_ns / (now_ns() - since_ns))
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    program.tell("spin")
+    before = program.said()["share"]
+    window_us = client.reports[-1].window_us
+    move(client, 0)
+    bring_back(client)
+    program.tell("spin")
+    after = program.said()["share"]
+    assert after > 0.9 * before
+    assert client.reports[-1].window_us == window_us
+    program.tell("end")
+    program.end()
+
+
+def test_a_grant_that_covers_the_footprint_of_one_that_runs_takes_nothing_away(relay: ScriptedRelay, run: Run) -> None:
+    """A scheduler of before knows nothing of extents: what it counts is less than what they take."""
+    program = run(FILLED.format(sizes="[10]") + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    epoch = client.grant(resident_bytes=11 * MIB)
+    report = client.report_where(lambda report: report.epoch == epoch)
+    assert report.resident_bytes > 11 * MIB
+    assert report.state == RUNNING
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
