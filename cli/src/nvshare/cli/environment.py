@@ -35,8 +35,6 @@ def service_environment(
         "NVSHARE_ARENA": options.host_memory_bytes,
     }
     environment |= {name: str(value) for name, value in settings.items() if value is not None}
-    if options.quantum is not None and options.quantum != "auto":
-        environment["NVSHARE_QUANTUM_SECONDS"] = str(options.quantum)
     if cards is None:
         if options.gpu_memory_bytes is not None:
             environment["NVSHARE_GPU_MEMORY"] = str(options.gpu_memory_bytes)
