@@ -27,7 +27,7 @@ static void nvs_memory_inside(bool inside) {
 }
 
 // Reserves, allocates by `allocate` (an expression that gives a CUresult), and remembers the result under `key`.
-#define NVS_ALLOCATE(device, context, size, allocate, key)                                                             \
+#define NVS_ALLOCATE(device, context, size, allocate, key, why)                                                        \
     do {                                                                                                               \
         CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                 \
         if (nvs_result != CUDA_SUCCESS)                                                                                \
@@ -36,7 +36,7 @@ static void nvs_memory_inside(bool inside) {
         nvs_result = (allocate);                                                                                       \
         nvs_memory_inside(false);                                                                                      \
         if (nvs_result == CUDA_SUCCESS)                                                                                \
-            nvs_footprint_add((device), (context), (uint64_t)(key), (size));                                           \
+            nvs_footprint_add((device), (context), (uint64_t)(key), (size), (why));                                    \
         else                                                                                                           \
             nvs_footprint_release((device), (size));                                                                   \
         return nvs_result;                                                                                             \
@@ -51,7 +51,7 @@ NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
         return nvs_real.cuMemAlloc_v2(dptr, bytesize);
     if (nvs_memory_ready(device))
         return nvs_memory_allocate(device, context, bytesize, dptr);
-    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAlloc_v2(dptr, bytesize), *dptr);
+    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAlloc_v2(dptr, bytesize), *dptr, NVS_PIN_LINEAR);
 }
 
 NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
@@ -72,7 +72,8 @@ NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t
         return result;
     }
     NVS_ALLOCATE(device, context, bytes,
-                 nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes), *dptr);
+                 nvs_real.cuMemAllocPitch_v2(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes), *dptr,
+                 NVS_PIN_LINEAR);
 }
 
 NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags) {
@@ -82,7 +83,7 @@ NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsign
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || dptr == NULL || bytesize == 0)
         return nvs_real.cuMemAllocManaged(dptr, bytesize, flags);
-    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAllocManaged(dptr, bytesize, flags), *dptr);
+    NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAllocManaged(dptr, bytesize, flags), *dptr, NVS_PIN_MANAGED);
 }
 
 #define NVS_ASYNC_WRAPPER(name, stream, params, args)                                                                  \
@@ -93,7 +94,7 @@ NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsign
             return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
         if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                 \
             return nvs_real.name args;                                                                                 \
-        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr);                                            \
+        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr, NVS_PIN_STREAM_ORDERED);                    \
     }
 
 NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
@@ -118,7 +119,7 @@ NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t siz
         device = nvs_device_of_ordinal(prop->location.id);
     if (device == NULL || handle == NULL || size == 0)
         return nvs_real.cuMemCreate(handle, size, prop, flags);
-    NVS_ALLOCATE(device, NULL, size, nvs_real.cuMemCreate(handle, size, prop, flags), *handle);
+    NVS_ALLOCATE(device, NULL, size, nvs_real.cuMemCreate(handle, size, prop, flags), *handle, NVS_PIN_HANDLE);
 }
 
 // ---- Arrays. Their size in memory is the driver's secret; what counts is the size of their elements.
@@ -155,7 +156,7 @@ NVS_EXPORT CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPT
                                      .Format = pAllocateArray->Format,
                                      .NumChannels = pAllocateArray->NumChannels};
     NVS_ALLOCATE(device, context, nvs_array_bytes(&array), nvs_real.cuArrayCreate_v2(pHandle, pAllocateArray),
-                 (uintptr_t)*pHandle);
+                 (uintptr_t)*pHandle, NVS_PIN_ARRAY);
 }
 
 NVS_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray) {
@@ -166,7 +167,7 @@ NVS_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESC
     if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
         return nvs_real.cuArray3DCreate_v2(pHandle, pAllocateArray);
     NVS_ALLOCATE(device, context, nvs_array_bytes(pAllocateArray), nvs_real.cuArray3DCreate_v2(pHandle, pAllocateArray),
-                 (uintptr_t)*pHandle);
+                 (uintptr_t)*pHandle, NVS_PIN_ARRAY);
 }
 
 NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
@@ -181,7 +182,7 @@ NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
     size_t bytes = nvs_array_bytes(pMipmappedArrayDesc);
     bytes += numMipmapLevels > 1 ? bytes / 3 : 0; // 1/4 + 1/16 + …
     NVS_ALLOCATE(device, context, bytes, nvs_real.cuMipmappedArrayCreate(pHandle, pMipmappedArrayDesc, numMipmapLevels),
-                 (uintptr_t)*pHandle);
+                 (uintptr_t)*pHandle, NVS_PIN_ARRAY);
 }
 
 // ---- Freeing. Out of the table first: the address may be another allocation's as soon as the driver has freed it.

@@ -34,7 +34,7 @@ enum nvs_extent_place {
 struct nvs_extent {
     uint64_t address, bytes;
     uint64_t used_bytes; // of blocks
-    uint32_t pins;       // reasons why it must stay on the card
+    uint32_t pins;       // blocks on it that must stay on the card
     enum nvs_extent_place place;
     CUmemGenericAllocationHandle handle; // 0: away
     void *host;                          // its copy in host memory; the mover's alone
@@ -55,7 +55,8 @@ struct nvs_block {
     bool used; // a block
     // Of a block; the caller's, the arena only keeps them:
     bool ending;          // it is being freed
-    uint32_t pins;        // reasons why it must stay on the card
+    uint32_t pins;        // reasons why it must stay on the card: bits of enum nvs_pin
+    bool synchronous;     // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
     uint64_t asked_bytes; // as the program asked
     uint64_t identity;    // of the buffer, never used again
     CUcontext context;    // that it was allocated in

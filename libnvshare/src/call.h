@@ -24,8 +24,8 @@ enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy);
 // A call that needs the grants of two devices, its stream being on the first one's side.
 CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream);
 
-// A call that puts nothing on a stream, but needs the memory to be there: passes the gate for copies of the current
-// device, and leaves it with nvs_call_leave_memory. `thread` is NULL where there is nothing to leave.
+// A call that puts nothing on a stream, but needs the memory to be there until it ends: passes the gate for copies of
+// the current device, and leaves it with nvs_call_leave_memory. `thread` is NULL where there is nothing to leave.
 CUresult nvs_call_enter_memory(struct nvs_thread **thread);
 void nvs_call_leave_memory(struct nvs_thread *thread);
 

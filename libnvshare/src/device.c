@@ -49,6 +49,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->waiting_bytes = device->waiting_needed_bytes = device->reported_bytes = 0;
     nvs_memory_reset(&device->memory);
     nvs_swap_reset(device);
+    memset(&device->pins, 0, sizeof(device->pins));
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
     device->moving_bytes = 0;

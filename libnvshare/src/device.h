@@ -12,6 +12,7 @@
 #include "clock.h"
 #include "driver.h"
 #include "memory.h"
+#include "pin.h"
 #include "residency.h"
 #include "wire.h"
 
@@ -50,6 +51,7 @@ struct nvs_device {
     _Atomic uint32_t accessed_by;       // bit d: device d may access this one's memory
 
     struct nvs_memory memory;
+    struct nvs_pins pins;
 
     pthread_mutex_t lock;
     pthread_cond_t changed; // CLOCK_MONOTONIC; broadcast when the gate opens or the grant changes

@@ -26,11 +26,13 @@ struct nvs_driver {
     __typeof__(&name) name;                                                                                            \
     __typeof__(&name##_ptds) name##_ptds;
 #define NVS_PLAIN_CALL(name, class, stream, params, args) __typeof__(&name) name;
+#define NVS_LOOK_CALL(name, params, args) __typeof__(&name) name;
 #define NVS_CUSTOM(name) __typeof__(&name) name;
 #include "hooks.def"
 #undef NVS_STREAM_CALL
 #undef NVS_SYNC_CALL
 #undef NVS_PLAIN_CALL
+#undef NVS_LOOK_CALL
 #undef NVS_CUSTOM
     // Used, not wrapped.
 #define NVS_USED(name) __typeof__(&name) name;

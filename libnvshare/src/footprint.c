@@ -43,6 +43,7 @@ static bool nvs_table_grow(void) {
 
 // Closes the gap that a removal leaves, so that no probe ends early.
 static void nvs_table_remove(size_t at) {
+    nvs_pin_remove(&nvs_table[at].device->pins, nvs_table[at].pin);
     size_t gap = at;
     for (size_t next = (at + 1) & (nvs_table_size - 1); nvs_table[next].key != 0;
          next = (next + 1) & (nvs_table_size - 1)) {
@@ -65,12 +66,13 @@ void nvs_footprint_put(const struct nvs_allocation *allocation) {
     else {
         nvs_table_insert(nvs_table, nvs_table_size, allocation);
         nvs_table_count++;
+        nvs_pin_add(&allocation->device->pins, allocation->pin);
     }
     pthread_mutex_unlock(&nvs_table_lock);
 }
 
-void nvs_footprint_add(struct nvs_device *device, CUcontext context, uint64_t key, uint64_t bytes) {
-    struct nvs_allocation allocation = {key, device, context, bytes};
+void nvs_footprint_add(struct nvs_device *device, CUcontext context, uint64_t key, uint64_t bytes, enum nvs_pin pin) {
+    struct nvs_allocation allocation = {key, device, context, bytes, pin};
     nvs_footprint_put(&allocation);
 }
 

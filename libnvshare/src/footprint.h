@@ -50,13 +50,14 @@ CUresult nvs_footprint_reserve(struct nvs_device *device, uint64_t bytes);
 void nvs_footprint_release(struct nvs_device *device, uint64_t bytes);
 
 // Remembers (forgets) what was reserved. `key` is an address or handle; allocations of one context end with it.
-void nvs_footprint_add(struct nvs_device *device, CUcontext context, uint64_t key, uint64_t bytes);
+void nvs_footprint_add(struct nvs_device *device, CUcontext context, uint64_t key, uint64_t bytes, enum nvs_pin pin);
 
 struct nvs_allocation {
     uint64_t key; // 0: none
     struct nvs_device *device;
     CUcontext context;
     uint64_t bytes;
+    enum nvs_pin pin; // why it cannot move
 };
 
 // Takes the allocation out of the table; key 0 if it is not in it. Put it back with nvs_footprint_put if the driver

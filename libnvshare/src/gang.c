@@ -33,8 +33,11 @@ NVS_EXPORT CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Fl
         return CUDA_ERROR_NOT_INITIALIZED;
     CUresult result = nvs_real.cuCtxEnablePeerAccess(peerContext, Flags);
     if (result == CUDA_SUCCESS) {
-        nvs_gang_note(nvs_device_current(NULL), "access to another device");
-        nvs_gang_note(nvs_device_of_context(peerContext), "access from another device");
+        struct nvs_device *device = nvs_device_current(NULL);
+        struct nvs_device *peer = nvs_device_of_context(peerContext);
+        nvs_gang_note(device, "access to another device");
+        nvs_gang_note(peer, "access from another device");
+        nvs_memory_share(peer, device);
     }
     return result;
 }

@@ -10,6 +10,7 @@
 #define NVS_MEMORY_H
 
 #include "arena.h"
+#include "pin.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -52,6 +53,26 @@ bool nvs_memory_sweep(struct nvs_device *device);
 
 // A context has ended, and its allocations with it.
 void nvs_memory_context_ended(CUcontext context);
+
+// Another device may access this one's memory from now on: what is there, and what will be. NULL: no device.
+void nvs_memory_share(struct nvs_device *device, struct nvs_device *accessor);
+
+// What is known of the block that holds an address of the arena.
+struct nvs_block_facts {
+    uint64_t address, bytes; // as the program asked
+    uint64_t identity;
+    CUcontext context;
+    bool synchronous, rdma;
+};
+
+// CUDA_SUCCESS, or CUDA_ERROR_INVALID_VALUE: no block holds it.
+CUresult nvs_memory_facts(struct nvs_device *device, CUdeviceptr address, struct nvs_block_facts *facts);
+
+// Keeps the block that holds [address, address + bytes) on the card until it is freed; waits until it is there.
+// CUDA_SUCCESS, CUDA_ERROR_INVALID_VALUE (no one block holds it), or the error of the setting without a relay. With
+// `call`, makes it while the block can neither move nor end, and pins only if it gives CUDA_SUCCESS.
+CUresult nvs_memory_pin(struct nvs_device *device, CUdeviceptr address, uint64_t bytes, enum nvs_pin pin,
+                        CUresult (*call)(struct nvs_block *block, void *argument), void *argument);
 
 // Gives the memory of extents without blocks back. Caller holds the memory's lock.
 void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to);

@@ -39,6 +39,7 @@ static void nvs_report_memory(struct nvs_device *device, nvs_report *report) {
     report->needed_bytes = residency.needed_bytes;
     report->resident_bytes = residency.present_bytes;
     report->pinned_bytes = residency.pinned_bytes;
+    nvs_pin_text(&device->pins, report->pinned_reason, sizeof(report->pinned_reason));
     report->swaps = residency.movable;
     report->allocation_waits = device->memory_waiters > 0;
     if (report->allocation_waits) {

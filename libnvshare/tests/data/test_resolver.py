@@ -44,6 +44,7 @@ def hooked_names() -> set[str]:
         #define NVS_STREAM_CALL(name, class, stream, params, args) @name @name##_ptsz
         #define NVS_SYNC_CALL(name, class, params, args) @name @name##_ptds
         #define NVS_PLAIN_CALL(name, class, stream, params, args) @name
+        #define NVS_LOOK_CALL(name, params, args) @name
         #define NVS_CUSTOM(name) @name
         #define NVS_NVML_CUSTOM(name) @name
         #define NVS_NCCL(name, sign, params, args) @name

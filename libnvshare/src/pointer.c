@@ -1,0 +1,216 @@
+// The wrappers that answer questions about addresses: those of the arena are answered here, as the driver answers for
+// memory of cuMemAlloc, whether the memory is on the card or away (decision 0006).
+#include "device.h"
+#include "library.h"
+#include "log.h"
+
+#define NVS_READ_WRITE 3u // CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE
+
+// What asks the driver about a block that cannot move meanwhile.
+struct nvs_question {
+    CUpointer_attribute attribute;
+    CUdeviceptr address;
+    void *data;
+    const void *value;
+};
+
+static CUresult nvs_ask_tokens(struct nvs_block *block, void *argument) {
+    const struct nvs_question *question = argument;
+    (void)block;
+    return nvs_real.cuPointerGetAttribute(question->data, question->attribute, question->address);
+}
+
+// Whoever wants tokens, or synchronous copies, is about to let another device read the memory.
+static CUresult nvs_pointer_tokens(struct nvs_device *device, CUdeviceptr address, void *data) {
+    struct nvs_question question = {CU_POINTER_ATTRIBUTE_P2P_TOKENS, address, data, NULL};
+    return nvs_memory_pin(device, address, 1, NVS_PIN_RDMA, nvs_ask_tokens, &question);
+}
+
+static CUresult nvs_pointer_answer(struct nvs_device *device, CUdeviceptr address, CUpointer_attribute attribute,
+                                   void *data) {
+    struct nvs_block_facts block;
+    CUresult result = nvs_memory_facts(device, address, &block);
+    if (result != CUDA_SUCCESS)
+        return result;
+    uint64_t page = block.address & ~(NVS_GRANULE_BYTES - 1);
+    uint64_t page_end = (block.address + block.bytes + NVS_GRANULE_BYTES - 1) & ~(NVS_GRANULE_BYTES - 1);
+    switch (attribute) {
+    case CU_POINTER_ATTRIBUTE_CONTEXT:
+        *(CUcontext *)data = block.context;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+        *(unsigned *)data = CU_MEMORYTYPE_DEVICE;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+        *(CUdeviceptr *)data = address;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+        return CUDA_ERROR_INVALID_VALUE;
+    case CU_POINTER_ATTRIBUTE_P2P_TOKENS:
+        return nvs_pointer_tokens(device, address, data);
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+        *(unsigned *)data = block.synchronous;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
+        *(unsigned long long *)data = block.identity;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+        *(unsigned *)data = 0;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+        *(int *)data = device->ordinal;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+        *(unsigned *)data = 1;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+        *(CUdeviceptr *)data = block.address;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+        *(size_t *)data = block.bytes;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
+        *(unsigned long long *)data = 0;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
+        *(unsigned *)data = block.rdma;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
+        *(unsigned long long *)data = NVS_READ_WRITE;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
+        *(CUmemoryPool *)data = NULL;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
+        *(size_t *)data = page_end - page;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
+        *(CUdeviceptr *)data = page;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE: // extents are not made for it
+        *(unsigned *)data = 0;
+        return CUDA_SUCCESS;
+    default: // newer than this library: as a driver that does not know it
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
+}
+
+NVS_EXPORT CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr) {
+    if (!nvs_library_start() || nvs_real.cuPointerGetAttribute == NULL)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    struct nvs_device *device = nvs_memory_device_of(ptr);
+    if (device == NULL || data == NULL)
+        return nvs_real.cuPointerGetAttribute(data, attribute, ptr);
+    return nvs_pointer_answer(device, ptr, attribute, data);
+}
+
+// What the driver writes for an attribute that an address does not have.
+static void nvs_pointer_nothing(CUpointer_attribute attribute, void *data) {
+    switch (attribute) {
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+        *(int *)data = -2;
+        break;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_LOCALITY_DOMAIN_ORDINAL:
+        *(unsigned *)data = 0;
+        break;
+    default:
+        *(unsigned long long *)data = 0;
+    }
+}
+
+NVS_EXPORT CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes, void **data,
+                                           CUdeviceptr ptr) {
+    if (!nvs_library_start() || nvs_real.cuPointerGetAttributes == NULL)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    struct nvs_device *device = nvs_memory_device_of(ptr);
+    if (device == NULL || numAttributes == 0 || attributes == NULL || data == NULL)
+        return nvs_real.cuPointerGetAttributes(numAttributes, attributes, data, ptr);
+    for (unsigned i = 0; i < numAttributes; i++)
+        if (nvs_pointer_answer(device, ptr, attributes[i], data[i]) != CUDA_SUCCESS)
+            nvs_pointer_nothing(attributes[i], data[i]);
+    return CUDA_SUCCESS; // an address without an allocation is no error here
+}
+
+static CUresult nvs_set_synchronous(struct nvs_block *block, void *argument) {
+    const struct nvs_question *question = argument;
+    CUresult result = nvs_real.cuPointerSetAttribute(question->value, question->attribute, question->address);
+    if (result == CUDA_SUCCESS)
+        block->synchronous = *(const unsigned *)question->value != 0;
+    return result;
+}
+
+NVS_EXPORT CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute attribute, CUdeviceptr ptr) {
+    if (!nvs_library_start() || nvs_real.cuPointerSetAttribute == NULL)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    struct nvs_device *device = nvs_memory_device_of(ptr);
+    if (device == NULL || value == NULL)
+        return nvs_real.cuPointerSetAttribute(value, attribute, ptr);
+    if (attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
+        return CUDA_ERROR_INVALID_VALUE; // the only one that can be set
+    struct nvs_block_facts block;
+    CUresult result = nvs_memory_facts(device, ptr, &block);
+    if (result != CUDA_SUCCESS || (*(const unsigned *)value == 0 && !block.synchronous))
+        return result;
+    struct nvs_question question = {attribute, ptr, NULL, value};
+    return nvs_memory_pin(device, ptr, 1, NVS_PIN_RDMA, nvs_set_synchronous, &question);
+}
+
+NVS_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr) {
+    if (!nvs_library_start() || nvs_real.cuMemGetAddressRange_v2 == NULL)
+        return CUDA_ERROR_NOT_INITIALIZED;
+    struct nvs_device *device = nvs_memory_device_of(dptr);
+    if (device == NULL)
+        return nvs_real.cuMemGetAddressRange_v2(pbase, psize, dptr);
+    struct nvs_block_facts block;
+    if (nvs_memory_facts(device, dptr, &block) != CUDA_SUCCESS)
+        return CUDA_ERROR_NOT_FOUND;
+    if (pbase != NULL)
+        *pbase = block.address;
+    if (psize != NULL)
+        *psize = block.bytes;
+    return CUDA_SUCCESS;
+}
+
+NVS_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr) {
+    if (!nvs_library_start() || nvs_real.cuMemRetainAllocationHandle == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (nvs_memory_device_of((uintptr_t)addr) != NULL)
+        return CUDA_ERROR_INVALID_VALUE; // no memory that the program mapped
+    return nvs_real.cuMemRetainAllocationHandle(handle, addr);
+}
+
+struct nvs_range_question {
+    void *handle;
+    CUdeviceptr address;
+    size_t bytes;
+    CUmemRangeHandleType type;
+    unsigned long long flags;
+};
+
+static CUresult nvs_ask_range(struct nvs_block *block, void *argument) {
+    const struct nvs_range_question *question = argument;
+    (void)block;
+    return nvs_real.cuMemGetHandleForAddressRange(question->handle, question->address, question->bytes, question->type,
+                                                  question->flags);
+}
+
+NVS_EXPORT CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr, size_t size,
+                                                  CUmemRangeHandleType handleType, unsigned long long flags) {
+    if (!nvs_library_start() || nvs_real.cuMemGetHandleForAddressRange == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    struct nvs_device *device = nvs_memory_device_of(dptr);
+    if (device == NULL)
+        return nvs_real.cuMemGetHandleForAddressRange(handle, dptr, size, handleType, flags);
+    struct nvs_range_question question = {handle, dptr, size, handleType, flags};
+    // Pages of the host are what it is asked for, and may reach beyond the block's end.
+    return nvs_memory_pin(device, dptr, 1, NVS_PIN_RANGE, nvs_ask_range, &question);
+}
