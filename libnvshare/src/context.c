@@ -3,6 +3,7 @@
 #include "capture.h"
 #include "footprint.h"
 #include "host_pool.h"
+#include "ipc.h"
 #include "library.h"
 #include "swap.h"
 
@@ -25,6 +26,7 @@ static void nvs_context_hold(CUcontext context) {
 static void nvs_context_ended(CUcontext context) {
     nvs_footprint_context_ended(context);
     nvs_memory_context_ended(context);
+    nvs_ipc_context_ended(context);
     nvs_device_context_ended(context);
 }
 

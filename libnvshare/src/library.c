@@ -6,6 +6,7 @@
 #include "driver.h"
 #include "footprint.h"
 #include "host_pool.h"
+#include "ipc.h"
 #include "log.h"
 #include "settings.h"
 #include "stream.h"
@@ -41,6 +42,7 @@ static void nvs_atfork_child(void) {
     nvs_stream_atfork_child();
     nvs_devices_atfork_child();
     nvs_footprint_atfork_child();
+    nvs_ipc_atfork_child();
 }
 
 static void nvs_library_prepare(void) {

@@ -1,6 +1,7 @@
-// The wrappers that answer questions about addresses: those of the arena are answered here, as the driver answers for
-// memory of cuMemAlloc, whether the memory is on the card or away (decision 0006).
+// The wrappers that answer questions about addresses: those of the arena, and of imported blocks, are answered here, as
+// the driver answers for memory of cuMemAlloc, whether the memory is on the card or away (decision 0006).
 #include "device.h"
+#include "ipc.h"
 #include "library.h"
 #include "log.h"
 
@@ -26,12 +27,22 @@ static CUresult nvs_pointer_tokens(struct nvs_device *device, CUdeviceptr addres
     return nvs_memory_pin(device, address, 1, NVS_PIN_RDMA, nvs_ask_tokens, &question);
 }
 
-static CUresult nvs_pointer_answer(struct nvs_device *device, CUdeviceptr address, CUpointer_attribute attribute,
-                                   void *data) {
-    struct nvs_block_facts block;
-    CUresult result = nvs_memory_facts(device, address, &block);
-    if (result != CUDA_SUCCESS)
-        return result;
+// Whether the library answers for this address: `device` is then the one that it belongs to, and `facts` what is known
+// of its block; without a block they are empty.
+static bool nvs_pointer_is_ours(CUdeviceptr address, struct nvs_device **device, struct nvs_block_facts *facts) {
+    *device = nvs_memory_device_of(address);
+    if (*device == NULL)
+        return nvs_ipc_facts(address, device, facts);
+    if (nvs_memory_facts(*device, address, facts) != CUDA_SUCCESS)
+        *facts = (struct nvs_block_facts){0};
+    return true;
+}
+
+static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_block_facts *facts, CUdeviceptr address,
+                                   CUpointer_attribute attribute, void *data) {
+    struct nvs_block_facts block = *facts;
+    if (block.bytes == 0)
+        return CUDA_ERROR_INVALID_VALUE;
     uint64_t page = block.address & ~(NVS_GRANULE_BYTES - 1);
     uint64_t page_end = (block.address + block.bytes + NVS_GRANULE_BYTES - 1) & ~(NVS_GRANULE_BYTES - 1);
     switch (attribute) {
@@ -100,10 +111,11 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, CUdeviceptr addres
 NVS_EXPORT CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr) {
     if (!nvs_library_start() || nvs_real.cuPointerGetAttribute == NULL)
         return CUDA_ERROR_NOT_INITIALIZED;
-    struct nvs_device *device = nvs_memory_device_of(ptr);
-    if (device == NULL || data == NULL)
+    struct nvs_device *device;
+    struct nvs_block_facts block;
+    if (data == NULL || !nvs_pointer_is_ours(ptr, &device, &block))
         return nvs_real.cuPointerGetAttribute(data, attribute, ptr);
-    return nvs_pointer_answer(device, ptr, attribute, data);
+    return nvs_pointer_answer(device, &block, ptr, attribute, data);
 }
 
 // What the driver writes for an attribute that an address does not have.
@@ -131,11 +143,12 @@ NVS_EXPORT CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer
                                            CUdeviceptr ptr) {
     if (!nvs_library_start() || nvs_real.cuPointerGetAttributes == NULL)
         return CUDA_ERROR_NOT_INITIALIZED;
-    struct nvs_device *device = nvs_memory_device_of(ptr);
-    if (device == NULL || numAttributes == 0 || attributes == NULL || data == NULL)
+    struct nvs_device *device;
+    struct nvs_block_facts block;
+    if (numAttributes == 0 || attributes == NULL || data == NULL || !nvs_pointer_is_ours(ptr, &device, &block))
         return nvs_real.cuPointerGetAttributes(numAttributes, attributes, data, ptr);
     for (unsigned i = 0; i < numAttributes; i++)
-        if (nvs_pointer_answer(device, ptr, attributes[i], data[i]) != CUDA_SUCCESS)
+        if (nvs_pointer_answer(device, &block, ptr, attributes[i], data[i]) != CUDA_SUCCESS)
             nvs_pointer_nothing(attributes[i], data[i]);
     return CUDA_SUCCESS; // an address without an allocation is no error here
 }
@@ -167,11 +180,11 @@ NVS_EXPORT CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute
 NVS_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr) {
     if (!nvs_library_start() || nvs_real.cuMemGetAddressRange_v2 == NULL)
         return CUDA_ERROR_NOT_INITIALIZED;
-    struct nvs_device *device = nvs_memory_device_of(dptr);
-    if (device == NULL)
-        return nvs_real.cuMemGetAddressRange_v2(pbase, psize, dptr);
+    struct nvs_device *device;
     struct nvs_block_facts block;
-    if (nvs_memory_facts(device, dptr, &block) != CUDA_SUCCESS)
+    if (!nvs_pointer_is_ours(dptr, &device, &block))
+        return nvs_real.cuMemGetAddressRange_v2(pbase, psize, dptr);
+    if (block.bytes == 0)
         return CUDA_ERROR_NOT_FOUND;
     if (pbase != NULL)
         *pbase = block.address;
