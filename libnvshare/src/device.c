@@ -199,6 +199,9 @@ static const char *nvs_device_wait_text(const struct nvs_device *device) {
         return "the relay: is the node's `nvshare up` running?";
     if (device->grant.generation == 0)
         return "its first plan from the scheduler";
+    struct nvs_residency residency = nvs_device_residency(device);
+    if (nvs_residency_in_bytes(&residency) > 0)
+        return "its memory to come back to the card";
     switch (device->grant.wait) {
     case NVS_WAIT_TURN:
         return "its turn";

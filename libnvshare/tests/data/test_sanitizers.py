@@ -1,5 +1,6 @@
 """The data plane under sanitizers: a storm of everything, while the gate opens and closes a hundred times a second."""
 
+import random
 import re
 import subprocess
 import threading
@@ -7,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.data.conftest import GIB, Client, Run, ScriptedRelay
+from libnvshare.tests.data.conftest import GIB, MIB, RUNNING, Client, Run, ScriptedRelay
 
 from nvshare.preload import library_path
 
@@ -17,6 +18,9 @@ OPTIONS = {
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=0:exitcode=66",
 }
+
+# What a sanitizer says when it found something.
+REPORT = r"ERROR|WARNING: ThreadSanitizer|runtime error"
 
 
 def runtime(sanitizer: str) -> str:
@@ -41,12 +45,36 @@ def toggle(client: Client, stop: threading.Event) -> None:
             return
 
 
-def weather_the_storm(relay: ScriptedRelay, run: Run, program: Path, preload: str, **environment: str) -> str:
+def push_out_and_in(client: Client, stop: threading.Event) -> None:
+    """Lets the memory go and come, in part and in whole, at random moments; every fifth time until it may run."""
+    chance = random.Random(5)
+    turn = 0
+    while not stop.wait(chance.uniform(0, 0.02)):
+        turn += 1
+        try:
+            if turn % 5 != 0:
+                client.grant(may_launch=chance.random() < 0.3, resident_bytes=chance.choice([0, 20, 50, 90]) * MIB)
+                continue
+            epoch = client.grant()
+            client.report_where(lambda report: report.epoch == epoch and report.state == RUNNING)  # noqa: B023
+            stop.wait(0.05)
+        except (OSError, AssertionError):  # it has ended
+            return
+
+
+def weather_the_storm(
+    relay: ScriptedRelay,
+    run: Run,
+    program: Path,
+    preload: str,
+    scheduler: Callable[[Client, threading.Event], None] = toggle,
+    **environment: str,
+) -> str:
     storm = run(program, preload=preload, **environment)
     client = relay.client()
     client.gpu()
     stop = threading.Event()
-    thread = threading.Thread(target=toggle, args=(client, stop))
+    thread = threading.Thread(target=scheduler, args=(client, stop))
     thread.start()
     try:
         assert storm.said() == {"child": 0}
@@ -66,4 +94,20 @@ def test_a_storm_passes_under_sanitizers(
 ) -> None:
     preload = f"{runtime(sanitizer)}:{sanitized(sanitizer)}"
     words = weather_the_storm(relay, run, programs / "storm", preload, **OPTIONS)
-    assert not re.search(r"ERROR|WARNING: ThreadSanitizer|runtime error", words), words
+    assert not re.search(REPORT, words), words
+
+
+def test_data_is_right_in_a_storm_of_moving_memory(relay: ScriptedRelay, run: Run, programs: Path) -> None:
+    weather_the_storm(relay, run, programs / "swap_storm", str(library_path()), push_out_and_in)
+    client = relay.latest()
+    assert client.reports[-1].swapped_out_bytes > 64 * MIB
+    assert client.reports[-1].swap_failures == 0
+
+
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_a_storm_of_moving_memory_passes_under_sanitizers(
+    sanitizer: str, relay: ScriptedRelay, run: Run, programs: Path, sanitized: Callable[[str], Path]
+) -> None:
+    preload = f"{runtime(sanitizer)}:{sanitized(sanitizer)}"
+    words = weather_the_storm(relay, run, programs / "swap_storm", preload, push_out_and_in, **OPTIONS)
+    assert not re.search(REPORT, words), words
