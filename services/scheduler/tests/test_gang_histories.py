@@ -9,7 +9,8 @@ from random import Random
 
 import pytest
 
-from nvshare.scheduler.gangs import Coordinator, Ruling
+from nvshare.scheduler.gangs import Coordinator
+from nvshare.scheduler.model import Ruling
 from nvshare.scheduler.places import Claim, GpuClaims
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS
 
@@ -18,7 +19,7 @@ SWITCH_NS = 200 * MILLISECOND_NS
 QUANTUM_NS = 2 * SECOND_NS
 CAPACITY = 16
 MOST_HALF_NS = 8 * SWITCH_NS  # an arbiter here brings one client in after another
-HISTORIES = 80
+HISTORIES = 40
 
 
 @dataclass
@@ -113,7 +114,7 @@ class World:
             job.name if job.is_gang else "",
             demand=True,
             placed=seat.placed,
-            placed_ns=seat.placed_ns,
+            ends_ns=seat.placed_ns + QUANTUM_NS,
             waiting_ns=seat.waiting_ns,
             quiet=not self.may_launch(seat) and self.now_ns >= seat.quiet_ns,
             needed_bytes=seat.needed,

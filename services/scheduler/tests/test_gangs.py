@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from nvshare.scheduler.gangs import Coordinator, GangPolicy, Phase, Ruling, Rulings
+from nvshare.scheduler.gangs import Coordinator, GangPolicy, Phase, Rulings
+from nvshare.scheduler.model import Ruling
 from nvshare.scheduler.places import Claim, GpuClaims
 from nvshare.scheduler.policy import GIB, SECOND_NS
 
@@ -16,6 +17,7 @@ class Node:
     def __init__(self, serial: bool = False, gpus: int = 2) -> None:
         self.coordinator = Coordinator()
         self.serial = serial
+        self.ghost_bytes = 0
         self.claims: dict[str, dict[str, Claim]] = {f"GPU-{index}": {} for index in range(gpus)}
         self.now_ns = 0
         self.ruled = Rulings({})
@@ -39,7 +41,7 @@ class Node:
 
     def place(self, key: str) -> None:
         """The client, or each of the gang, gets its place, and runs."""
-        self.change(key, placed=True, placed_ns=self.now_ns, waiting_ns=None, quiet=False)
+        self.change(key, placed=True, ends_ns=self.now_ns + QUANTUM_NS, waiting_ns=None, quiet=False)
 
     def leave(self, key: str) -> None:
         """The client, or each of the gang, loses its place, and waits for it."""
@@ -49,7 +51,7 @@ class Node:
         """What each member is told, by key, `after_ns` from now."""
         self.now_ns += after_ns
         gpus = [
-            GpuClaims(gpu, self.serial, 16 * GIB, QUANTUM_NS, tuple(claims.values()))
+            GpuClaims(gpu, self.serial, 16 * GIB, QUANTUM_NS, tuple(claims.values()), self.ghost_bytes)
             for gpu, claims in self.claims.items()
         ]
         self.ruled = self.coordinator.rule(gpus, self.now_ns)
@@ -274,16 +276,27 @@ def test_a_gang_ends_with_its_clients() -> None:
     assert node.gang("two", QUANTUM_NS) == Ruling.IN
 
 
-def test_a_gang_that_is_found_whole_after_a_restart_runs_on() -> None:
+def test_a_gang_that_is_found_whole_after_a_restart_has_a_quantum() -> None:
     node = Node()
     node.put_gang("one")
     node.place("one")
     node.put_gang("two")
-    assert node.gang("one") == Ruling.PAUSED  # nobody knows for how long it has run, and another waits
+    assert node.gang("one") == Ruling.IN
+    assert node.gang("one", QUANTUM_NS) == Ruling.PAUSED
+
+
+def test_nobody_leaves_because_of_memory_that_a_dead_client_has_not_given_back_yet() -> None:
     node = Node()
     node.put_gang("one")
+    node.rule()
     node.place("one")
-    assert node.gang("one", 10 * QUANTUM_NS) == Ruling.IN
+    node.rule()
+    node.ghost_bytes = 8 * GIB
+    node.put_gang("two", needed_gib=4)
+    assert node.gang("one", SECOND_NS) == Ruling.IN
+    assert node.gang("two") == Ruling.NEXT
+    node.ghost_bytes = 0
+    assert node.gang("two") == Ruling.IN
 
 
 def test_a_gang_that_could_never_be_together_is_none_and_that_is_said_once() -> None:
@@ -295,11 +308,14 @@ def test_a_gang_that_could_never_be_together_is_none_and_that_is_said_once() -> 
     assert node.kinds == set()
 
 
-def test_what_cannot_leave_the_card_is_no_room_for_others() -> None:
+def test_a_gang_that_has_no_room_beside_what_cannot_leave_the_card_waits_and_holds_nobody_up() -> None:
     node = Node()
-    node.put_gang("one", needed_gib=12, stays_bytes=6 * GIB)
+    node.put_gang("one", needed_gib=8, stays_bytes=6 * GIB)
     node.put_gang("two", needed_gib=12)
-    assert node.rule() == {"one-0": Ruling.IN, "one-1": Ruling.IN}  # `two` is too large beside what stays of `one`
+    node.put_gang("three", needed_gib=8)
+    ruled = node.rule()
+    assert {ruled["one-0"], ruled["two-0"], ruled["three-0"]} == {Ruling.IN, Ruling.OUT}
+    assert ruled["two-0"] == Ruling.OUT
 
 
 def test_e11_in_serial_mode_a_gang_holds_both_locks_or_none() -> None:

@@ -57,6 +57,7 @@ def serve() -> None:
                 reserve_bytes=settings.reserve,
                 overcommit_percent=settings.overcommit_percent,
             ),
+            gangs=settings.gangs == "auto",
         )
     except ValidationError as error:
         faults = "; ".join(f"NVSHARE_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())

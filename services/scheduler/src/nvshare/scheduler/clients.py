@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report
+from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report, Ruling
 
 _MOST_PROMISES = 16
 
@@ -60,8 +60,8 @@ class Client:
     leaving_since_ns: int | None = None  # since when it should leave and nothing of it has left
 
     gang: str = ""  # the gang that the coordinator counts it in
-    eligible: bool = True  # the coordinator lets it become resident
-    must_leave: bool = False  # the coordinator wants it out
+    ruling: Ruling = Ruling.NONE  # what the coordinator says about it
+    gang_since_ns: int = 0  # its gang's place in the queue
 
     memory_wait_ns: int | None = None  # since when it waits for memory
     turn_wait_ns: int | None = None  # since when it wants the GPU and does not hold the lock
@@ -189,7 +189,17 @@ class Client:
     @property
     def can_run(self) -> bool:
         """Whether nothing but its turn keeps it from running: its memory is promised, or it asks for none."""
-        return self.spoken and self.whole and not self.must_leave and (self.admitted or self.wish_bytes == 0)
+        return self.spoken and self.whole and self.eligible and (self.admitted or self.wish_bytes == 0)
+
+    @property
+    def eligible(self) -> bool:
+        """Whether no gang keeps it from running."""
+        return self.ruling in (Ruling.NONE, Ruling.IN)
+
+    @property
+    def must_leave(self) -> bool:
+        """Whether it makes room for who waits, although it wants the GPU."""
+        return self.ruling in (Ruling.OUT, Ruling.NEXT)
 
     @property
     def charge_bytes(self) -> int:

@@ -22,28 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from nvshare.scheduler.model import PublishEvent
-from nvshare.scheduler.places import Claim, GpuClaims, Places, Wants
+from nvshare.scheduler.model import GangRuling, PublishEvent, Ruling
+from nvshare.scheduler.places import Claim, GpuClaims, Places, Wants, fits_alone
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS
-
-
-class Ruling(Enum):
-    """What the coordinator says about one client of a gang."""
-
-    OUT = "out"  # as if it did not want the GPU: launches nothing, and leaves when others need its room
-    NEXT = "next"  # the same, but nobody who came later takes the room that it needs
-    IN = "in"  # has its place, or gets it before all that wait; nobody takes it away
-    PAUSED = "paused"  # has its place, and launches nothing
-
-
-@dataclass(frozen=True, slots=True)
-class GangMember:
-    """One client of a gang, and what it is told."""
-
-    key: str
-    gang: str
-    ruling: Ruling
-    since_ns: int  # its place in the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +72,7 @@ class Turn:
 class Rulings:
     """What the coordinator says."""
 
-    members: Mapping[str, tuple[GangMember, ...]]  # by GPU; who is not named is in no gang
+    members: Mapping[str, tuple[GangRuling, ...]]  # by GPU; who is not named is in no gang
     events: tuple[tuple[str, PublishEvent], ...] = ()  # with the GPU that each is about
     wake_ns: int | None = None  # when to ask again although nothing happened
 
@@ -117,7 +98,8 @@ class _Gang:
     @property
     def whole(self) -> bool:
         return all(
-            (any if gpu in self.serial else all)(claim.placed for claim in claims) for gpu, claims in self.wants.items()
+            (any if gpu in self.serial else all)(claim.placed and claim.arrived for claim in claims)
+            for gpu, claims in self.wants.items()
         )
 
     @property
@@ -162,7 +144,7 @@ class Coordinator:
         for name, own in sorted(wants.items()):
             if len(own) < 2:
                 continue
-            if not Places(gpus).fits(name, own):
+            if not fits_alone(gpus, own):
                 if name not in self.too_large:
                     self.too_large.add(name)
                     text = f"the programs of {name} depend on each other and do not fit together: each is on its own"
@@ -224,7 +206,7 @@ class Coordinator:
 
     def _let_leave(self, gpus: Sequence[GpuClaims], gangs: Sequence[_Gang], now_ns: int) -> None:
         """Stops those whose turn is over, or who want nothing, where somebody who waits can come in for it."""
-        places, reserved = Places(gpus), Places(gpus)
+        places, reserved = Places(gpus, ghosts=False), Places(gpus, ghosts=False)
         for name, wants in self._firm(gpus, gangs, now_ns):
             places.take(name, wants)
             reserved.take(name, wants)
@@ -272,7 +254,7 @@ class Coordinator:
             (claim.key, {gpu.gpu: [claim]})
             for gpu in gpus
             for claim in _singles(gpu, gangs)
-            if claim.placed and claim.demand and now_ns < claim.placed_ns + gpu.quantum_ns
+            if claim.placed and claim.demand and now_ns < claim.ends_ns
         ]
 
     def _pause(self, gang: _Gang, now_ns: int) -> None:
@@ -300,17 +282,19 @@ class Coordinator:
                     times.append(turn.since_ns + self.policy.breath_ns)
                 case Phase.OUT:
                     times.append(turn.not_before_ns)
+        for gang in gangs:
+            times += [claim.demand_ends_ns for claim in gang.claims]
         if waiting:
             for gpu in gpus:
-                times += [claim.placed_ns + gpu.quantum_ns for claim in _singles(gpu, gangs) if claim.placed]
+                times += [claim.ends_ns for claim in _singles(gpu, gangs) if claim.placed]
         return min((time_ns for time_ns in times if time_ns > now_ns), default=None)
 
 
 def _first_turn(gang: _Gang, now_ns: int) -> Turn:
     """Of a gang that was none until now: programs begin alone and join, or the scheduler was restarted. One that has
-    all its places keeps them for as long as nobody needs the room."""
+    all its places keeps them for a quantum."""
     if gang.whole:
-        return Turn(Phase.IN, now_ns, now_ns, now_ns - gang.quantum_ns, progress_ns=now_ns)
+        return Turn(Phase.IN, now_ns, now_ns, whole_ns=now_ns, progress_ns=now_ns)
     waits_ns = [claim.waiting_ns for claim in gang.claims if claim.waiting_ns is not None]
     return Turn(Phase.OUT, now_ns, min(waits_ns, default=None))
 
@@ -330,21 +314,24 @@ def _singles(gpu: GpuClaims, gangs: Sequence[_Gang]) -> list[Claim]:
 def _queue(
     gpus: Sequence[GpuClaims], gangs: Sequence[_Gang], now_ns: int
 ) -> list[tuple[int, str, Wants, _Gang | None]]:
-    """All that wait, in their order: since when, a name, what it wants, and the gang if it is one."""
+    """All that wait and whose time can come, in their order: since when, a name, what it wants, and the gang if it is
+    one."""
+    possible = Places(gpus, ghosts=False)
     queue: list[tuple[int, str, Wants, _Gang | None]] = []
     for gpu in gpus:
         for claim in _singles(gpu, gangs):
             wants = {gpu.gpu: [claim]}
-            if claim.waiting_ns is not None and not claim.placed and Places([gpu]).fits(claim.key, wants):
+            if claim.waiting_ns is not None and not claim.placed and possible.fits(claim.key, wants):
                 queue.append((claim.waiting_ns, claim.key, wants, None))
     for gang in gangs:
         turn = gang.turn
-        if turn.phase == Phase.OUT and turn.waiting_ns is not None and now_ns >= turn.not_before_ns:
+        waits = turn.phase == Phase.OUT and turn.waiting_ns is not None and now_ns >= turn.not_before_ns
+        if waits and turn.waiting_ns is not None and possible.fits(gang.name, gang.wants):
             queue.append((turn.waiting_ns, gang.name, gang.wants, gang))
     return sorted(queue, key=lambda entry: entry[:2])
 
 
-def _members(gpu: str, gangs: Sequence[_Gang], waiting: set[str]) -> list[GangMember]:
+def _members(gpu: str, gangs: Sequence[_Gang], waiting: set[str]) -> list[GangRuling]:
     """What each client on this GPU that is in a gang is told."""
     ruled = []
     for gang in gangs:
@@ -356,7 +343,7 @@ def _members(gpu: str, gangs: Sequence[_Gang], waiting: set[str]) -> list[GangMe
             case Phase.OUT:
                 ruling = Ruling.NEXT if gang.name in waiting else Ruling.OUT
         since_ns = gang.turn.waiting_ns if gang.turn.waiting_ns is not None else gang.turn.since_ns
-        ruled += [GangMember(claim.key, gang.name, ruling, since_ns) for claim in gang.wants.get(gpu, ())]
+        ruled += [GangRuling(claim.key, gang.name, ruling, since_ns) for claim in gang.wants.get(gpu, ())]
     return ruled
 
 

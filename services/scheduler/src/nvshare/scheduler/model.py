@@ -58,6 +58,16 @@ class Link(IntEnum):
     DISCONNECTED = 2
 
 
+class Ruling(IntEnum):
+    """What the coordinator of the gangs says about a client."""
+
+    NONE = 0  # it is in no gang
+    OUT = 1  # as if it did not want the GPU: launches nothing, and makes room for who waits
+    NEXT = 2  # the same, but nobody who came later takes the room that it needs
+    IN = 3  # has its place, or gets it before all that wait; nobody takes it away
+    PAUSED = 4  # has its place, and launches nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """A client's whole state, as in `nvshare.v1.Report`."""
@@ -192,11 +202,10 @@ class QuantumChanged:
 class GangRuling:
     """What the coordinator of the gangs says about one client on this GPU."""
 
-    allocation: str
-    client: str
-    gang: str  # names its gang; empty: it is in none
-    eligible: bool = True  # may become resident now
-    must_leave: bool = False  # launches nothing more, and makes room for who waits
+    key: str  # names it among the clients of its GPU
+    gang: str
+    ruling: Ruling
+    since_ns: int  # its place in the queue
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ class Claim:
 
     key: str  # names it among the clients of its GPU
     gang: str = ""  # empty: it is in none
-    demand: bool = False  # wants to run, or waits for memory
-    placed: bool = False  # has its place
-    placed_ns: int = 0  # since when
+    demand: bool = False  # wants to run, or waits for memory, or did just now
+    demand_ends_ns: int = 0  # when that "just now" is over, if nothing happens
+    placed: bool = False  # has its place, or the promise of it
+    arrived: bool = True  # all of its memory is there
+    ends_ns: int = 0  # when its quantum there is over
     waiting_ns: int | None = None  # since when it wants its place and has it not
     quiet: bool = True  # nothing of it runs, and it may launch nothing
     needed_bytes: int = 0  # on the card when all of it is there
@@ -35,22 +37,30 @@ class GpuClaims:
     capacity_bytes: int
     quantum_ns: int
     claims: tuple[Claim, ...] = ()
+    ghost_bytes: int = 0  # what dead clients have not given back yet
 
 
 Wants = Mapping[str, Sequence[Claim]]
 """The claims of one owner (a gang, or a client that is in none), by GPU."""
 
 
-class Places:
-    """An account of all GPUs that starts empty but for what cannot leave."""
+def fits_alone(gpus: Iterable[GpuClaims], wants: Wants) -> bool:
+    """Whether an owner would fit on all of its GPUs if nobody else were there."""
+    capacities = {gpu.gpu: gpu.capacity_bytes for gpu in gpus}
+    return all(sum(claim.needed_bytes for claim in claims) <= capacities[gpu] for gpu, claims in wants.items())
 
-    def __init__(self, gpus: Iterable[GpuClaims]) -> None:
+
+class Places:
+    """An account of all GPUs that starts empty but for what cannot leave, and what is to come free (`ghosts`)."""
+
+    def __init__(self, gpus: Iterable[GpuClaims], *, ghosts: bool = True) -> None:
         self._serial: dict[str, bool] = {}
         self._free_bytes: dict[str, int] = {}
         self._owners: dict[str, set[str]] = {}
         for gpu in gpus:
             self._serial[gpu.gpu] = gpu.serial
-            self._free_bytes[gpu.gpu] = gpu.capacity_bytes - sum(claim.stays_bytes for claim in gpu.claims)
+            staying_bytes = sum(claim.stays_bytes for claim in gpu.claims) + (gpu.ghost_bytes if ghosts else 0)
+            self._free_bytes[gpu.gpu] = gpu.capacity_bytes - staying_bytes
             self._owners[gpu.gpu] = set()
 
     def fits(self, owner: str, wants: Wants) -> bool:

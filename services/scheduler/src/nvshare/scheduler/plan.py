@@ -238,6 +238,8 @@ def _window_us(
 
 def _wait(state: ArbiterState, client: Client) -> Wait:
     """Why the client may not launch, or not allocate."""
+    if not client.eligible:
+        return Wait.TURN
     needs_memory = client.memory_wait_ns is not None
     if needs_memory and client.report is not None and (client.report.allocation_waits or not client.can_run):
         return Wait.SCHEDULER if state.settling and not client.admitted else Wait.MEMORY

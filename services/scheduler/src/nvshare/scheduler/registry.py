@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client, key_of
-from nvshare.scheduler.model import ClientReported, GangsRuled, PublishEvent, RelayReported, Report
+from nvshare.scheduler.model import ClientReported, GangsRuled, PublishEvent, RelayReported, Report, Ruling
 from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.state import ArbiterState, EarlyReport
 
@@ -80,12 +80,12 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
 
 def take_rulings(state: ArbiterState, event: GangsRuled) -> None:
     """Takes over what the coordinator says about gangs."""
-    rulings = {key_of(ruling.allocation, ruling.client): ruling for ruling in event.rulings}
+    rulings = {ruling.key: ruling for ruling in event.rulings}
     for key, client in state.clients.items():
         ruling = rulings.get(key)
         client.gang = ruling.gang if ruling else ""
-        client.eligible = ruling.eligible if ruling else True
-        client.must_leave = ruling.must_leave if ruling else False
+        client.ruling = ruling.ruling if ruling else Ruling.NONE
+        client.gang_since_ns = ruling.since_ns if ruling else 0
 
 
 def _quota_changes(state: ArbiterState, event: RelayReported) -> list[PublishEvent]:

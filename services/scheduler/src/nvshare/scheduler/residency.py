@@ -38,7 +38,7 @@ from nvshare.scheduler.eviction import (
 from nvshare.scheduler.headroom import give_headroom, keep_within_quotas, take_spare
 from nvshare.scheduler.limits import Bound
 from nvshare.scheduler.loading import older_loads_until
-from nvshare.scheduler.model import PublishEvent
+from nvshare.scheduler.model import PublishEvent, Ruling
 from nvshare.scheduler.room import Room
 
 
@@ -98,15 +98,17 @@ class _Queue:
         for client in clients:
             goal_bytes = client.needed_bytes if bounds[client.key].refuses(client) else client.wish_bytes
             wants = client.demand or client.allocation_waits or goal_bytes > client.needed_bytes
-            wants = wants or client is moment.holder or not client.swaps
-            if not client.asks_for_memory or goal_bytes <= client.ceiling_bytes or not wants:
+            wants = wants or client is moment.holder or not client.swaps or client.ruling == Ruling.IN
+            asks = client.asks_for_memory and goal_bytes > client.ceiling_bytes and wants
+            if client.ruling == Ruling.OUT or not (asks or client.ruling == Ruling.NEXT):
                 client.memory_wait_ns = None
                 client.coming = False
                 continue
             if client.memory_wait_ns is None:
                 client.memory_wait_ns = moment.now_ns
             goals_bytes[client.key] = goal_bytes
-            if client is moment.holder or (client.coming if client.swaps else client.admitted):
+            begun = client.coming and client.eligible if client.swaps else client.admitted
+            if client is moment.holder or client.ruling == Ruling.IN or begun:
                 first.append(client)
                 continue
             rest.append(client)
@@ -123,7 +125,8 @@ class _Queue:
 
 
 def _waiting_order(client: Client) -> tuple[int, int]:
-    return (client.memory_wait_ns or 0, client.order)
+    since_ns = client.gang_since_ns if client.gang else client.memory_wait_ns
+    return (since_ns or 0, client.order)
 
 
 def _oldest_order(client: Client) -> tuple[int, int]:
@@ -148,6 +151,9 @@ class _Serving:
     def serve(self, client: Client) -> None:
         """Gives the client room, or notes that it must wait."""
         if client in self.served:
+            return
+        if client.ruling == Ruling.NEXT:
+            self._keep_room(client)
             return
         if self._must_wait_its_turn(client):
             self.outcome.deferred.append(client)
@@ -248,6 +254,11 @@ class _Serving:
             giver.place_ns, giver.arrived = None, False
             if giver.demand and giver.memory_wait_ns is None:
                 giver.memory_wait_ns = self._moment.now_ns
+
+    def _keep_room(self, client: Client) -> None:
+        """Its gang does not come in yet: nobody who came later gets what it will need."""
+        givers = givers_for(client, self._room.clients, self._queue.all, self.served, self._moment)
+        self._wait(client, givers, self._need_bytes(client) - self._have_bytes(client))
 
     def _wait(self, client: Client, givers: Givers, short_bytes: int) -> None:
         """Nobody can give enough now. If that changes with time, the rest is kept for it."""

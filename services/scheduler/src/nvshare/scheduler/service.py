@@ -22,6 +22,7 @@ from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
 from nvshare.bus.version import BUILD, PROTOCOL, VERSION
 from nvshare.scheduler.arbiter import Arbiter
+from nvshare.scheduler.coordination import Coordination
 from nvshare.scheduler.device_memory import Driver, DriverError, Gpu
 from nvshare.scheduler.history import RecordedArbiter
 from nvshare.scheduler.model import (
@@ -60,6 +61,7 @@ class NodeShare:
     default: Sharing
     logical_capacity_bytes: int
     policy: Policy
+    gangs: bool = True
 
 
 @dataclass(slots=True)
@@ -90,6 +92,9 @@ class Scheduler:
         self._relay_heard_ns = 0
         self._refused_messages = 0
         self._gpus = {gpu.uuid: SharedGpu(gpu, RecordedArbiter(self._new_arbiter(gpu))) for gpu in driver.gpus}
+        self._arbiters = {uuid: shared.recorded.arbiter for uuid, shared in self._gpus.items()}
+        self._coordination = Coordination(gangs=share.gangs)
+        self._coordination_timer: asyncio.TimerHandle | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set, then writes the history down. Raises what ended the watch over a card's memory:
@@ -108,10 +113,10 @@ class Scheduler:
         failed = [watch for watch in watches if watch.done()]
         stopping.cancel()
         loop.remove_signal_handler(signal.SIGUSR1)
-        for shared in self._gpus.values():
-            for timer in (shared.tick, shared.plan):
-                if timer is not None:
-                    timer.cancel()
+        timers = [timer for shared in self._gpus.values() for timer in (shared.tick, shared.plan)]
+        for timer in (*timers, self._coordination_timer):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -206,15 +211,37 @@ class Scheduler:
     async def _handle(self, shared: SharedGpu, event: Event) -> str:
         """Tells the arbiter, and carries out what it commands. Gives the error of its answer, if there is one."""
         now_ns = time.monotonic_ns()
-        commands = shared.recorded.handle(event, now_ns)
+        commands = [(shared, command) for command in shared.recorded.handle(event, now_ns)]
         self._arm_tick(shared, now_ns)
+        commands += self._coordinate(now_ns)
         error = ""
-        for command in commands:
+        for about, command in commands:
             if isinstance(command, Answer):
                 error = command.error
             else:
-                await self._carry_out(shared, command)
+                await self._carry_out(about, command)
         return error
+
+    def _coordinate(self, now_ns: int) -> list[tuple[SharedGpu, Command]]:
+        """Tells the arbiters what the coordinator of the gangs has to say now. Gives what they command."""
+        commands: list[tuple[SharedGpu, Command]] = []
+        for uuid, ruled in self._coordination.news(self._arbiters, now_ns):
+            shared = self._gpus[uuid]
+            commands += [(shared, command) for command in shared.recorded.handle(ruled, now_ns)]
+            self._arm_tick(shared, now_ns)
+        commands += [(self._gpus[uuid], event) for uuid, event in self._coordination.take_events()]
+        if self._coordination_timer is not None:
+            self._coordination_timer.cancel()
+            self._coordination_timer = None
+        if (wake_ns := self._coordination.wake_ns) is not None:
+            delay = max(0.0, (wake_ns - now_ns) / 1e9)
+            loop = asyncio.get_running_loop()
+            self._coordination_timer = loop.call_later(delay, lambda: self._spawn(self._coordinate_again()))
+        return commands
+
+    async def _coordinate_again(self) -> None:
+        for shared, command in self._coordinate(time.monotonic_ns()):
+            await self._carry_out(shared, command)
 
     async def _carry_out(self, shared: SharedGpu, command: Command) -> None:
         uuid = shared.gpu.uuid

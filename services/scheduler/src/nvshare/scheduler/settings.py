@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     overcommit: float = Field(default=0.0, ge=0, le=1000)
     """All that programs need together may not pass this multiple of a GPU's capacity; 0: no cap."""
 
+    gangs: Literal["auto", "off"] = "auto"
+    """Programs whose work spans GPUs get all of their GPUs together; `off`: each GPU decides for itself."""
+
     @field_validator("gpu_memory", "reserve", mode="before")
     @classmethod
     def _amount(cls, value: object) -> object:

@@ -307,6 +307,9 @@ class Program:
         self.computes = True
         self._launches += 1
         self._world.launched(self)
+        self._begin_burst()
+
+    def _begin_burst(self) -> None:
         self._later(BURST_NS, self._burst_ends)
 
     def _burst_ends(self) -> None:

@@ -96,8 +96,10 @@ class Simulation:
         quantum_ns: int = SECOND_NS,
         policy: Policy | None = None,
         link_bytes_per_second: int = 50_000_000_000,
+        gpu: str = "GPU-simulated",
     ) -> None:
         self.now_ns = 100 * SECOND_NS
+        self.gpu = gpu
         self.mode = mode
         self.card = Card(capacity_bytes, 4 * capacity_bytes)
         self.link = Link(link_bytes_per_second)
@@ -159,7 +161,7 @@ class Simulation:
         """The scheduler starts, knowing nothing but its generation."""
         self._generation += 1
         arbiter = Arbiter.new(
-            "GPU-simulated",
+            self.gpu,
             generation=self._generation,
             total_bytes=self.card.total_bytes,
             mode=self.mode,

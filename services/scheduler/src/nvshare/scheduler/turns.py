@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import idle_from_ns
-from nvshare.scheduler.model import ClientState, Link, PublishEvent
+from nvshare.scheduler.model import ClientState, Link, PublishEvent, Ruling
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS, Policy
 
 
@@ -52,25 +52,33 @@ def take_turns(
     if holder is None or holder.leaving:
         holder = _adopted(clients, now_ns, policy)
         turns.since_ns = now_ns
+    reserved_ns = min((c.gang_since_ns for c in clients if c.ruling == Ruling.NEXT), default=None)
     waiting = sorted(
-        (c for c in clients if c is not holder and _wants(c) and _may_hold(c, now_ns, policy)),
-        key=lambda c: (_waits_since_ns(c), c.order),
+        (
+            c
+            for c in clients
+            if c is not holder and _wants(c) and _may_hold(c, now_ns, policy) and not _comes_later(c, reserved_ns)
+        ),
+        key=lambda c: (c.ruling != Ruling.IN, _waits_since_ns(c), c.order),
     )
-    ends_ns = turns.since_ns + quantum_ns if holder is None else _turn_ends_ns(turns, holder, quantum_ns, policy)
+    if holder is not None and holder.gang and not holder.must_leave:
+        # The coordinator says when it leaves; only one of its own takes turns with it.
+        waiting = [c for c in waiting if c.gang == holder.gang and holder.eligible]
+    ends_ns = turns.since_ns + quantum_ns if holder is None else turn_ends_ns(turns, holder, quantum_ns, policy)
     if holder is not None and _must_give_up(holder, waiting, clients, ends_ns, now_ns, policy, outcome):
         outcome.events.append(_event("lock-released", "gave the lock up", holder, now_ns - turns.since_ns))
         if holder.demand:
             holder.turn_wait_ns = now_ns
         holder = None
     for client in clients:
-        if client.may_launch and client is not holder:
+        if client.may_launch and (client is not holder or client.ruling == Ruling.PAUSED):
             client.revoked_ns = now_ns
     if holder is None:
         candidate = waiting[0] if waiting else _only_client(clients, now_ns, policy)
         if candidate is not None and not _blocked(candidate, clients, settling, now_ns, policy, outcome):
             holder = candidate
             turns.since_ns = now_ns
-            ends_ns = _turn_ends_ns(turns, holder, quantum_ns, policy)
+            ends_ns = turn_ends_ns(turns, holder, quantum_ns, policy)
             waited_ns = now_ns - (holder.turn_wait_ns or now_ns)
             outcome.events.append(_event("lock-granted", "got the lock", holder, waited_ns))
     if holder is not None and any(client is not holder for client in waiting):
@@ -89,13 +97,18 @@ def take_turns(
 def _may_hold(client: Client, now_ns: int, policy: Policy) -> bool:
     """Whether the lock would be of use to it. Who can be brought in need not be on the card."""
     stopped = client.is_silent(now_ns, policy.silent_ns) or client.state == ClientState.STUCK
-    comes = client.swaps and client.eligible and not client.must_leave
+    comes = client.swaps and client.eligible
     return client.reachable and (client.can_run or comes) and not stopped
 
 
 def _wants(client: Client) -> bool:
     """Whether it wants the GPU, or memory that others must make room for."""
-    return client.demand or (client.swaps and client.memory_wait_ns is not None)
+    return client.demand or client.ruling == Ruling.IN or (client.swaps and client.memory_wait_ns is not None)
+
+
+def _comes_later(client: Client, reserved_ns: int | None) -> bool:
+    """Whether a gang that waits for its other GPUs was there before it."""
+    return reserved_ns is not None and client.ruling == Ruling.NONE and _waits_since_ns(client) > reserved_ns
 
 
 def _waits_since_ns(client: Client) -> int:
@@ -103,7 +116,7 @@ def _waits_since_ns(client: Client) -> int:
     return min(waits_ns, default=0)
 
 
-def _turn_ends_ns(turns: Turns, holder: Client, quantum_ns: int, policy: Policy) -> int:
+def turn_ends_ns(turns: Turns, holder: Client, quantum_ns: int, policy: Policy) -> int:
     """When the holder's quantum is over: it begins when its memory is on the card, or should have been for long."""
     if holder.can_run and holder.resident_bytes >= holder.needed_bytes:
         return max(turns.since_ns, holder.place_ns or 0 if holder.swaps else 0) + quantum_ns
@@ -131,6 +144,8 @@ def _must_give_up(
         return bool(waiting) and holder.is_lost(now_ns, policy.drain_limit_ns)
     if holder.must_leave:
         return True
+    if holder.ruling == Ruling.PAUSED:
+        return False
     if waiting and (now_ns >= ends_ns or holder.is_silent(now_ns, policy.silent_ns)):
         return True
     if waiting and not _wants(holder):
