@@ -20,3 +20,8 @@ EMU_EXPORT CUresult CUDAAPI cuStreamWaitValue64(CUstream stream, CUdeviceptr add
                                                 unsigned flags) {
     return emu_value_wait(EMU_OR_DEFAULT(stream), address, value, 8, flags);
 }
+
+EMU_EXPORT CUresult CUDAAPI cuStreamBatchMemOp(CUstream stream, unsigned count, CUstreamBatchMemOpParams *operations,
+                                               unsigned flags) {
+    return flags != 0 ? CUDA_ERROR_INVALID_VALUE : emu_value_batch(EMU_OR_DEFAULT(stream), operations, count);
+}

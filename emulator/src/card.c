@@ -17,7 +17,8 @@
 #include "link.h"
 
 #define CARDS_MAGIC 0x3130756d65756476ULL
-#define COPY_SLICE_NS 500000ULL /* how long one client's copies hold a link before another's turn */
+#define COPY_SLICE_NS 500000ULL  /* how long one client's copies hold a link before another's turn */
+#define PEAK_CHECK_NS 1000000ULL /* who died that long ago is no part of a peak */
 #define ALIVE_BYTE 0
 #define HELD_BYTE 1
 
@@ -225,7 +226,7 @@ bool emu_card_reserve(struct emu_card *card, int slot, enum emu_use use, uint64_
     /* Who died has nothing any more: look before the card seems full, or fuller than it ever was. */
     if (card->used_bytes + bytes > card->peak_bytes ||
         card->used_bytes - card->use_bytes[EMU_USE_CONTEXTS] + bytes > card->peak_memory_bytes) {
-        emu_card_reap(card, emu_now_ns(), 0);
+        emu_card_reap(card, emu_now_ns(), bytes > card->total_bytes - card->used_bytes ? 0 : PEAK_CHECK_NS);
     }
     if (bytes > card->total_bytes - card->used_bytes) {
         return false;

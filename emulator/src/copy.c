@@ -37,7 +37,7 @@ static unsigned copy_spans(const struct emu_work *work, struct emu_span *spans) 
 
 static void apply_copy(const struct emu_work *work) {
     const struct emu_copy *copy = &work->copy;
-    uint64_t source = copy->staged != NULL ? (uint64_t)(uintptr_t)copy->staged : copy->source;
+    uint64_t source = work->staged != NULL ? (uint64_t)(uintptr_t)work->staged : copy->source;
     bool dense =
         copy->height == 1 || (copy->width_bytes == copy->source_pitch && copy->width_bytes == copy->destination_pitch);
     if (dense) {
@@ -170,16 +170,16 @@ static bool is_pageable(const struct emu_work *work) {
 
 /* Take a small pageable source aside, so that the call need not wait. */
 static bool stage(struct emu_work *work) {
-    struct emu_copy *copy = &work->copy;
+    const struct emu_copy *copy = &work->copy;
     uint64_t bytes = copy->width_bytes * copy->height;
     if (!copy->destination_is_device || copy->source_is_device || copy->height != 1 || bytes > EMU_STAGED_BYTES) {
         return false;
     }
-    copy->staged = malloc(bytes);
-    if (copy->staged != NULL) {
-        memcpy(copy->staged, (const void *)(uintptr_t)copy->source, bytes);
+    work->staged = malloc(bytes);
+    if (work->staged != NULL) {
+        memcpy(work->staged, (const void *)(uintptr_t)copy->source, bytes);
     }
-    return copy->staged != NULL;
+    return work->staged != NULL;
 }
 
 CUresult emu_copy_submit(const struct emu_copy *copy, CUstream handle, bool synchronous) {

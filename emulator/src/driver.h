@@ -26,6 +26,7 @@
 #define EMU_PARAMETER_BYTES 64
 
 struct emu_device;
+struct emu_block;
 struct emu_op;
 struct emu_physical;
 
@@ -38,7 +39,6 @@ struct emu_copy {
     uint64_t destination, source; /* addresses */
     uint64_t width_bytes, height;
     uint64_t destination_pitch, source_pitch;
-    void *staged; /* owned copy of a pageable source; freed with the work */
     bool destination_is_device, source_is_device;
 };
 
@@ -47,6 +47,12 @@ struct emu_fill {
     uint64_t width, height, pitch; /* width in elements */
     uint32_t value;
     uint32_t element_bytes;
+};
+
+struct emu_prefetch {
+    uint64_t start;
+    uint64_t bytes;
+    int location; /* an ordinal, or CU_DEVICE_CPU */
 };
 
 struct emu_launch {
@@ -74,15 +80,19 @@ struct emu_work {
     CUgraphNodeType type; /* kernel, memcpy or memset */
     uint64_t duration_ns;
     uint64_t moved_bytes; /* over the link, for the account */
+    /* NULL, or called once when its turn to be issued has come: completes what depends on where memory is then. */
+    void (*prepare)(CUcontext context, struct emu_work *work);
     /* What it touches; fills in at most EMU_SPANS and returns how many. Present when `apply` is. */
     unsigned (*spans)(const struct emu_work *work, struct emu_span *spans);
     /* The effect, on memory that was found to be there; without emu.lock. NULL: none. */
     void (*apply)(const struct emu_work *work);
+    void *staged;  /* owned copy of a copy's pageable source, or NULL; freed with the work */
     bool is_large; /* the effect takes long enough for a thread of its own */
     union {
         struct emu_copy copy;
         struct emu_fill fill;
         struct emu_launch launch;
+        struct emu_prefetch prefetch;
     };
 };
 
@@ -275,7 +285,14 @@ void emu_stream_unlink(CUstream stream);
 /* ---- Memory (range.c, memory.c, host_memory.c)
  * ---------------------------------------------------------------------------------------------- */
 
-enum emu_range_kind { EMU_RANGE_DEVICE, EMU_RANGE_MAPPED, EMU_RANGE_PINNED, EMU_RANGE_REGISTERED, EMU_RANGE_MANAGED };
+enum emu_range_kind {
+    EMU_RANGE_DEVICE,
+    EMU_RANGE_MAPPED,
+    EMU_RANGE_OPENED, /* device memory of another process, by a legacy handle */
+    EMU_RANGE_PINNED,
+    EMU_RANGE_REGISTERED,
+    EMU_RANGE_MANAGED
+};
 
 /* Memory that the driver knows: what pointer attributes, copies and kernels see. */
 struct emu_range {
@@ -293,6 +310,9 @@ struct emu_range {
     unsigned flags;
     struct CUmemPoolHandle_st *pool;
     struct emu_physical *physical;
+    struct emu_block *blocks; /* EMU_RANGE_MANAGED: owned; each EMU_GRANULE_BYTES from the start on (managed.h) */
+    unsigned opens;           /* EMU_RANGE_OPENED: how often it was */
+    bool sync_memops;         /* CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, remembered */
 };
 
 /* The range that holds the address, or NULL. Valid until ranges change. */
@@ -318,10 +338,10 @@ CUresult emu_device_open(struct emu_device *device);
 /* Linear memory in a context, from a pool or not. */
 CUresult emu_memory_allocate(CUcontext context, uint64_t bytes, CUmemoryPool pool, CUdeviceptr *pointer);
 void emu_memory_free_range(const struct emu_range *range);
+void emu_ipc_close_range(const struct emu_range *range);
 void emu_pool_returned(CUmemoryPool pool, uint64_t bytes);
 /* Whether the pool's memory was opened to this other device. */
 bool emu_pool_admits(CUmemoryPool pool, const struct emu_device *device);
-CUresult emu_prefetch(CUdeviceptr pointer, size_t bytes, const CUmemLocation *location, CUstream handle);
 /* Free everything that belongs to a context that ends. */
 void emu_memory_end_context(CUcontext context);
 

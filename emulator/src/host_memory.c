@@ -3,6 +3,7 @@
 
 #include "capture.h"
 #include "entry_points.h"
+#include "managed.h"
 
 #define HOST_WINDOW_BYTES (64ULL << 30)
 
@@ -35,7 +36,14 @@ static CUresult allocate_host(CUcontext context, uint64_t bytes, enum emu_range_
                               .backing = arena->descriptor,
                               .offset = offset,
                               .flags = flags};
+    if (kind == EMU_RANGE_MANAGED && !emu_managed_attach(&range)) {
+        emu_arena_give(arena, offset);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     if (emu_range_add(&range) == NULL) {
+        if (kind == EMU_RANGE_MANAGED) {
+            emu_managed_detach(&range);
+        }
         emu_arena_give(arena, offset);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -179,40 +187,4 @@ EMU_EXPORT CUresult CUDAAPI cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes
         *pointer = start;
     }
     return emu_leave(result);
-}
-
-/* Managed memory lies in host memory here, and every device reaches it: a prefetch moves nothing, but takes the link's
- * time. */
-CUresult emu_prefetch(CUdeviceptr pointer, size_t bytes, const CUmemLocation *location, CUstream handle) {
-    CUcontext context = NULL;
-    CUstream stream = NULL;
-    CUresult result = emu_enter_stream(handle, &context, &stream);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
-    const struct emu_range *range = emu_range_find(pointer);
-    if (range == NULL || range->kind != EMU_RANGE_MANAGED || bytes == 0 ||
-        !emu_range_covers(pointer, bytes, context, EMU_TOUCH_WRITE)) {
-        return emu_leave(CUDA_ERROR_INVALID_VALUE);
-    }
-    bool to_device = location->type == CU_MEM_LOCATION_TYPE_DEVICE;
-    struct emu_work work = {.engine = to_device ? EMU_COPY_IN : EMU_COPY_OUT,
-                            .type = CU_GRAPH_NODE_TYPE_MEMCPY,
-                            .duration_ns = emu_duration_ns(bytes, emu.cards->settings.link_bytes_per_second)};
-    return emu_leave(emu_submit(stream, &work, false));
-}
-
-EMU_EXPORT CUresult CUDAAPI cuMemAdvise_v2(CUdeviceptr pointer, size_t bytes, CUmem_advise advice,
-                                           CUmemLocation location) {
-    (void)advice;
-    (void)location;
-    CUcontext context = NULL;
-    CUresult result = emu_enter_context(&context);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
-    const struct emu_range *range = emu_range_find(pointer);
-    bool managed =
-        range != NULL && range->kind == EMU_RANGE_MANAGED && emu_range_covers(pointer, bytes, context, EMU_TOUCH_WRITE);
-    return emu_leave(managed ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
 }

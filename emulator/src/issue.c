@@ -40,6 +40,10 @@ static bool submit(struct emu_device *device, struct CUstream_st *stream, struct
     struct emu_card *card = device->card;
     struct emu_engine *engine = &card->engines[op->work.engine];
     uint64_t number = 0;
+    if (op->work.prepare != NULL) {
+        op->work.prepare(stream->context, &op->work);
+        op->work.prepare = NULL;
+    }
     emu_card_lock(card);
     bool submitted = engine->queues[device->slot].submitted - channel->seen < EMU_RING_ITEMS &&
                      emu_engine_submit(engine, device->slot, maximum(op->enqueued_ns, stream->ready_ns),

@@ -3,6 +3,7 @@
 
 #include "capture.h"
 #include "entry_points.h"
+#include "managed.h"
 
 #define PITCH_ALIGNMENT 512ULL
 #define WINDOW_FACTOR 2 /* addresses a byte of capacity, so that fragments do not matter */
@@ -33,6 +34,11 @@ CUresult emu_device_take(struct emu_device *device, enum emu_use use, uint64_t b
     emu_card_lock(card);
     bool reserved = emu_card_reserve(card, device->slot, use, new_bytes);
     emu_card_unlock(card);
+    while (!reserved && emu_managed_make_room(device)) {
+        emu_card_lock(card);
+        reserved = emu_card_reserve(card, device->slot, use, new_bytes);
+        emu_card_unlock(card);
+    }
     if (!reserved) {
         emu_arena_give(&device->arena, *offset);
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -82,7 +88,12 @@ void emu_memory_free_range(const struct emu_range *range) {
             emu_pool_returned(freed.pool, freed.bytes);
         }
         emu_device_give(freed.device, EMU_USE_LINEAR, freed.offset);
-    } else if (freed.kind == EMU_RANGE_PINNED || freed.kind == EMU_RANGE_MANAGED) {
+    } else if (freed.kind == EMU_RANGE_OPENED) {
+        emu_ipc_close_range(&freed);
+    } else if (freed.kind == EMU_RANGE_PINNED) {
+        emu_arena_give(freed.arena, freed.offset);
+    } else if (freed.kind == EMU_RANGE_MANAGED) {
+        emu_managed_detach(&freed);
         emu_arena_give(freed.arena, freed.offset);
     }
 }

@@ -5,6 +5,7 @@
 #include "capture.h"
 #include "kernel.h"
 #include "launch.h"
+#include "managed.h"
 
 #define FUNCTION_MAGIC 0x46554e31U
 #define MAX_FUNCTIONS 8
@@ -317,6 +318,9 @@ CUresult emu_launch_work(CUfunction function, const unsigned shape[6], void **pa
                               .type = CU_GRAPH_NODE_TYPE_KERNEL,
                               .spans = function->kernel->spans,
                               .apply = function->kernel->apply};
+    if (work->spans != NULL && emu_managed_exists()) {
+        work->prepare = emu_managed_prepare;
+    }
     work->launch.kernel = function->kernel;
     if (!gather_parameters(function->kernel, parameters, extra, work->launch.parameters)) {
         return CUDA_ERROR_INVALID_VALUE;

@@ -1,5 +1,11 @@
-/* What the driver says about an address. */
-#include "driver.h"
+/* What the driver says about an address, and hands out for it. */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "physical.h"
+
+#define PAGE_BYTES 4096ULL
 
 static int device_ordinal(const struct emu_range *range) {
     return (int)(range->device - emu.devices);
@@ -28,9 +34,16 @@ static CUresult attribute_of(const struct emu_range *range, CUdeviceptr pointer,
         *(CUdeviceptr *)data = pointer;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+        *(unsigned *)data = range->sync_memops;
+        return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+        *(unsigned *)data = range->kind == EMU_RANGE_DEVICE && range->pool == NULL;
+        return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
-        *(int *)data = 0;
+        *(unsigned *)data = range->kind == EMU_RANGE_DEVICE || range->kind == EMU_RANGE_MAPPED;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE:
+        *(unsigned *)data = 0;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
     case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
@@ -54,7 +67,8 @@ static CUresult attribute_of(const struct emu_range *range, CUdeviceptr pointer,
         *(unsigned *)data = 1;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
-        *(unsigned long long *)data = 0;
+        *(unsigned long long *)data =
+            range->kind == EMU_RANGE_MAPPED ? range->physical->properties.requestedHandleTypes : 0;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
         *(unsigned long long *)data = range->kind != EMU_RANGE_MAPPED || range->writable != 0
@@ -118,6 +132,36 @@ EMU_EXPORT CUresult CUDAAPI cuPointerSetAttribute(const void *value, CUpointer_a
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    bool valid = value != NULL && attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS && emu_range_find(pointer) != NULL;
-    return emu_leave(valid ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
+    struct emu_range *range = emu_range_find(pointer);
+    if (value == NULL || attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS || range == NULL || is_host(range)) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    range->sync_memops = *(const unsigned *)value != 0;
+    return emu_leave(CUDA_SUCCESS);
+}
+
+/* What is handed out for RDMA: no device can reach memory by it here, so it only stands for the memory, and is as long.
+ */
+EMU_EXPORT CUresult CUDAAPI cuMemGetHandleForAddressRange(void *handle, CUdeviceptr pointer, size_t bytes,
+                                                          CUmemRangeHandleType type, unsigned long long flags) {
+    CUcontext context = NULL;
+    CUresult result = emu_enter_context(&context);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    bool is_aligned = pointer % PAGE_BYTES == 0 && bytes % PAGE_BYTES == 0 && bytes > 0;
+    if (handle == NULL || !is_aligned || type != CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD || flags != 0 ||
+        !emu_is_device_address(pointer) || !emu_range_covers(pointer, bytes, context, EMU_TOUCH_READ)) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    int descriptor = memfd_create("nvshare-emulator-range", MFD_CLOEXEC);
+    if (descriptor < 0) {
+        return emu_leave(CUDA_ERROR_OPERATING_SYSTEM);
+    }
+    if (ftruncate(descriptor, (off_t)bytes) != 0) {
+        close(descriptor);
+        return emu_leave(CUDA_ERROR_OPERATING_SYSTEM);
+    }
+    *(int *)handle = descriptor;
+    return emu_leave(CUDA_SUCCESS);
 }

@@ -76,7 +76,8 @@ static bool may_touch(const struct emu_range *range, CUcontext context, unsigned
         uint32_t through = device_bit(context->device) | ((how & EMU_TOUCH_COPY) != 0 ? device_bit(range->device) : 0);
         return (((how & EMU_TOUCH_WRITE) != 0 ? range->writable : range->readable) & through) != 0;
     }
-    if (range->kind != EMU_RANGE_DEVICE || range->device == context->device || (how & EMU_TOUCH_COPY) != 0) {
+    bool is_linear = range->kind == EMU_RANGE_DEVICE || range->kind == EMU_RANGE_OPENED;
+    if (!is_linear || range->device == context->device || (how & EMU_TOUCH_COPY) != 0) {
         return true;
     }
     return range->pool != NULL ? emu_pool_admits(range->pool, context->device)
@@ -101,7 +102,8 @@ bool emu_range_covers(uint64_t address, uint64_t bytes, CUcontext context, unsig
 
 bool emu_is_device_address(uint64_t address) {
     const struct emu_range *range = emu_range_find(address);
-    return range != NULL && (range->kind == EMU_RANGE_DEVICE || range->kind == EMU_RANGE_MAPPED);
+    return range != NULL &&
+           (range->kind == EMU_RANGE_DEVICE || range->kind == EMU_RANGE_MAPPED || range->kind == EMU_RANGE_OPENED);
 }
 
 bool emu_is_host_pinned(uint64_t address, uint64_t bytes) {

@@ -10,10 +10,8 @@ static uint64_t maximum(uint64_t left, uint64_t right) {
  * ------------------------------------------------------------------ */
 
 void emu_work_dispose(struct emu_work *work) {
-    if (work->type == CU_GRAPH_NODE_TYPE_MEMCPY) {
-        free(work->copy.staged);
-        work->copy.staged = NULL;
-    }
+    free(work->staged);
+    work->staged = NULL;
 }
 
 static void pop_head(struct CUstream_st *stream) {

@@ -215,3 +215,33 @@ def test_a_batch_of_copies_runs_in_stream_order(cards: Cards) -> None:
         print(json.dumps(list((ctypes.c_uint32 * 16).from_address(host))))
     """)
     assert found == [8] * 16
+
+
+def test_a_batch_of_memory_operations_happens_in_its_order(cards: Cards) -> None:
+    found = cards.run("""
+        gpu = Gpu()
+        stream = call(driver.cuStreamCreate, 1)
+        flag = int(call(driver.cuMemHostAlloc, 16, 0))
+        words = (ctypes.c_uint32 * 4).from_address(flag)
+        kind = driver.CUstreamBatchMemOpType
+        def operation(name, address, value):
+            made = driver.CUstreamBatchMemOpParams()
+            made.operation = getattr(kind, "CU_STREAM_MEM_OP_" + name)
+            part = made.waitValue if name.startswith("WAIT") else made.writeValue
+            part.operation, part.address, part.value = made.operation, address, value
+            if name.startswith("WAIT"):
+                part.flags = int(driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ)
+            return made
+        batch = [operation("WRITE_VALUE_32", flag, 1), operation("WAIT_VALUE_32", flag + 4, 5),
+            operation("WRITE_VALUE_32", flag + 8, 9)]
+        call(driver.cuStreamBatchMemOp, stream, 3, batch, 0)
+        while words[0] != 1:
+            pass
+        before = [words[2], error_of(driver.cuStreamQuery, stream)]
+        words[1] = 5
+        call(driver.cuStreamSynchronize, stream)
+        bad = [operation("WRITE_VALUE_32", flag, 2), operation("WRITE_VALUE_32", flag + 2, 2)]
+        refused = error_of(driver.cuStreamBatchMemOp, stream, 2, bad, 0)
+        print(json.dumps([before, words[2], refused, words[0]]))
+    """)
+    assert found == [[0, 600], 9, 1, 1]

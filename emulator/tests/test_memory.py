@@ -124,3 +124,38 @@ def test_pointer_attributes_tell_device_from_host(cards: Cards) -> None:
             int(call(driver.cuMemGetAddressRange, int(device) + 8)[1])]))
     """)
     assert found == [2, 1, True, 64]
+
+
+def test_pointer_attributes_remember_and_tell_what_was_asked_for(cards: Cards) -> None:
+    found = cards.run("""
+        gpu = Gpu()
+        attribute = driver.CUpointer_attribute
+        def get(name, pointer):
+            return int(call(driver.cuPointerGetAttribute, getattr(attribute, "CU_POINTER_ATTRIBUTE_" + name), pointer))
+        p = int(call(driver.cuMemAlloc, 64))
+        before = get("SYNC_MEMOPS", p)
+        call(driver.cuPointerSetAttribute, True, attribute.CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, p)
+        properties = driver.CUmemAllocationProp()
+        properties.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        properties.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        properties.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        handle = call(driver.cuMemCreate, 2 * MIB, properties, 0)
+        q = int(call(driver.cuMemAddressReserve, 2 * MIB, 0, 0, 0))
+        call(driver.cuMemMap, q, 2 * MIB, 0, handle, 0)
+        print(json.dumps([before, get("SYNC_MEMOPS", p), get("RANGE_SIZE", p + 8), get("RANGE_START_ADDR", p + 8) == p,
+            get("BUFFER_ID", p) == get("BUFFER_ID", p + 8) != get("BUFFER_ID", q)]))
+    """)
+    assert found == [0, 1, 64, True, True]
+
+
+def test_a_range_of_device_memory_has_a_descriptor_to_hand_out(cards: Cards) -> None:
+    found = cards.run("""
+        gpu = Gpu()
+        p = int(call(driver.cuMemAlloc, 4 * MIB))
+        kind = driver.CUmemRangeHandleType.CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
+        descriptor = call(driver.cuMemGetHandleForAddressRange, p, MIB, kind, 0)
+        print(json.dumps([os.fstat(int(descriptor)).st_size,
+            error_of(driver.cuMemGetHandleForAddressRange, p + 8, MIB, kind, 0),
+            error_of(driver.cuMemGetHandleForAddressRange, p, 8 * MIB, kind, 0)]))
+    """)
+    assert found == [1 << 20, 1, 1]
