@@ -78,6 +78,10 @@ class NodeDirectory:
         return self.relay / "journal.jsonl"
 
     @property
+    def relay_arena(self) -> Path:
+        return self.relay / "arena.json"
+
+    @property
     def scheduler(self) -> Path:
         return self.path / "scheduler"
 
@@ -98,6 +102,9 @@ class NodeDirectory:
 
     def allocation_socket(self, allocation: str) -> Path:
         return self.allocation(allocation) / "nvshare.sock"
+
+    def allocation_arena_socket(self, allocation: str) -> Path:
+        return self.allocation(allocation) / "arena.sock"
 
     def log(self, service: str) -> Path:
         """The log file of one service."""

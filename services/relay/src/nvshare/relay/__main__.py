@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from nvshare.bus.credentials import CredentialError, Signer
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.bus.runtime import run
+from nvshare.relay.arena_memory import default_total_bytes
 from nvshare.relay.guests import Admins
 from nvshare.relay.service import Relay
 from nvshare.relay.settings import Settings
@@ -34,10 +35,12 @@ def main() -> None:
 
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # a client takes three descriptors
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    arena_bytes = default_total_bytes() if settings.arena_bytes is None else settings.arena_bytes
     admins = Admins(node_uid=os.geteuid(), group=group)
 
     async def serve(stop: asyncio.Event) -> None:
-        await Relay(NodeDirectory(settings.node_dir), settings.server, signer, admins).run(stop)
+        directory = NodeDirectory(settings.node_dir)
+        await Relay(directory, settings.server, signer, admins, arena_bytes=arena_bytes).run(stop)
 
     run("relay", serve)
 

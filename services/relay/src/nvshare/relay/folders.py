@@ -17,6 +17,8 @@ import structlog
 
 from nvshare.bus.node_directory import NodeDirectory, write_atomically
 from nvshare.relay.allocations import Allocation, AllocationError, parse_allocation
+from nvshare.relay.arena_listener import ArenaListener
+from nvshare.relay.arena_server import ArenaServer
 from nvshare.relay.listener import Listener, ListenError
 
 _log = structlog.get_logger()
@@ -29,7 +31,13 @@ Version = tuple[int, int]
 class _Open:
     allocation: Allocation
     listener: Listener
+    arena: ArenaListener | None
     version: Version
+
+    def close(self) -> None:
+        self.listener.close()
+        if self.arena is not None:
+            self.arena.close()
 
 
 class AllocationFolders:
@@ -37,7 +45,7 @@ class AllocationFolders:
 
     `make_protocol(allocation)` makes the protocol of one connection; `in_use(id)` says whether processes of an
     allocation live; `on_change` is called when the allocations change, and `on_moved(id)` when one got other GPUs or
-    another user: who is connected must come again.
+    another user: who is connected must come again. With an `arena`, each has a socket for that as well.
     """
 
     def __init__(
@@ -47,12 +55,14 @@ class AllocationFolders:
         in_use: Callable[[str], bool],
         on_change: Callable[[], None],
         on_moved: Callable[[str], None],
+        arena: ArenaServer | None = None,
     ) -> None:
         self._directory = directory
         self._make_protocol = make_protocol
         self._in_use = in_use
         self._on_change = on_change
         self._on_moved = on_moved
+        self._arena = arena
         self._ending: dict[str, Allocation] = {}
         self._open: dict[str, _Open] = {}
         self._bad: dict[str, Version] = {}  # what was logged: folder and version
@@ -128,7 +138,7 @@ class AllocationFolders:
     def close(self) -> None:
         """Ends the listening everywhere; the folders stay."""
         for one in self._open.values():
-            one.listener.close()
+            one.close()
         self._open.clear()
 
     def _versions(self) -> dict[str, Version]:
@@ -146,16 +156,29 @@ class AllocationFolders:
         try:
             text = self._directory.allocation_description(name).read_text()
             allocation = parse_allocation(text, name)
-            listener = await Listener.open(
-                self._directory.allocation_socket(name), lambda: self._make_protocol(self.get(name) or allocation)
-            )
+            arena = self._listen_for_arena(allocation)  # first: who has joined finds it
+            try:
+                listener = await Listener.open(
+                    self._directory.allocation_socket(name), lambda: self._make_protocol(self.get(name) or allocation)
+                )
+            except ListenError:
+                if arena is not None:
+                    arena.close()
+                raise
         except (AllocationError, ListenError, OSError, UnicodeDecodeError) as error:
             self._bad[name] = version
             _log.warning("an allocation is not usable", folder=name, error=str(error))
             return
         self._ending.pop(name, None)
-        self._open[name] = _Open(allocation, listener, version)
+        self._open[name] = _Open(allocation, listener, arena, version)
         self._on_change()
+
+    def _listen_for_arena(self, allocation: Allocation) -> ArenaListener | None:
+        path = self._directory.allocation_arena_socket(allocation.id)
+        if self._arena is not None:
+            return self._arena.listen(path, allocation)
+        path.unlink(missing_ok=True)  # of an earlier relay: a client would wait for it
+        return None
 
     def _read_again(self, name: str, version: Version) -> None:
         """The description of an open allocation has changed. The socket stays, and a bad description changes nothing:
@@ -170,14 +193,14 @@ class AllocationFolders:
                 "an allocation stays as it was: its new description is not usable", folder=name, error=str(error)
             )
             return
-        self._open[name] = _Open(allocation, before.listener, version)
+        self._open[name] = _Open(allocation, before.listener, before.arena, version)
         self._on_change()
         if (allocation.gpus, allocation.uid) != (before.allocation.gpus, before.allocation.uid):
             self._on_moved(name)
 
     def _close(self, name: str) -> None:
         closed = self._open.pop(name)
-        closed.listener.close()
+        closed.close()
         if self._in_use(name):
             self._ending[name] = closed.allocation
             _log.warning("an allocation was removed while processes of it live", allocation=name)

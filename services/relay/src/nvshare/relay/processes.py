@@ -98,6 +98,20 @@ def identify(pid: int, pidfd: int) -> Process:
     return Process(pid, start_time_ticks)
 
 
+def pidfd_of(process: Process) -> int:
+    """A new descriptor of this life of the process. Raises ProcessGoneError when it ended, even if its pid is
+    another's now, or OSError when the relay is short of something.
+    """
+    pidfd = open_pidfd(process.pid)
+    try:
+        if identify(process.pid, pidfd) != process:
+            raise ProcessGoneError(f"process {process.pid} is another one now")
+    except (ProcessGoneError, OSError):
+        os.close(pidfd)
+        raise
+    return pidfd
+
+
 def _gone_or(error: OSError, pid: int) -> Exception:
     """ProcessGoneError when `error` means that, else `error` itself."""
     return ProcessGoneError(f"process {pid} is gone: {error.strerror}") if error.errno in _GONE else error

@@ -22,7 +22,7 @@ from nvshare.relay.journal import (
     state_lines,
 )
 from nvshare.relay.peers import Peer, PeerKey, PeerTable, Process
-from nvshare.relay.processes import ProcessGoneError, identify, open_pidfd
+from nvshare.relay.processes import ProcessGoneError, pidfd_of
 from nvshare.relay.promises import GrantOrder
 from nvshare.v1.client_pb2 import Grant, Report
 
@@ -50,7 +50,7 @@ class Registry:
         survivors: list[Peer] = []
         for peer in state.peers:
             try:
-                self._pidfds[peer.key] = _pidfd_of(peer.process)
+                self._pidfds[peer.key] = pidfd_of(peer.process)
             except ProcessGoneError:
                 continue
             survivors.append(peer)
@@ -155,21 +155,9 @@ class Registry:
 def process_lives(process: Process) -> bool:
     """Whether this life of the process goes on; it does while nothing says that it ended."""
     try:
-        os.close(_pidfd_of(process))
+        os.close(pidfd_of(process))
     except ProcessGoneError:
         return False
     except OSError:
         return True
     return True
-
-
-def _pidfd_of(process: Process) -> int:
-    """A descriptor of `process`. Raises ProcessGoneError when it ended, even if its pid is another's now."""
-    pidfd = open_pidfd(process.pid)
-    try:
-        if identify(process.pid, pidfd) != process:
-            raise ProcessGoneError(f"process {process.pid} is another one now")
-    except (ProcessGoneError, OSError):
-        os.close(pidfd)
-        raise
-    return pidfd

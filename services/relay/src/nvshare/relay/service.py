@@ -16,6 +16,7 @@ from nvshare.bus.credentials import Signer
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.bus.version import BUILD, VERSION
 from nvshare.relay.allocations import Allocation
+from nvshare.relay.arena_server import ArenaServer
 from nvshare.relay.folders import AllocationFolders
 from nvshare.relay.guests import Admins, ClientGuest, UserGuest
 from nvshare.relay.journal import JournalFile
@@ -39,7 +40,9 @@ _log = structlog.get_logger()
 
 
 class Relay:
-    """The relay of one node. It looks for new folders of allocations every `scan_seconds`."""
+    """The relay of one node. It looks for new folders of allocations every `scan_seconds`. `arena_bytes`: of host
+    memory that it makes for clients; 0: it has no arena.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Relay:
         signer: Signer,
         admins: Admins,
         scan_seconds: float = 0.5,
+        arena_bytes: int = 0,
     ) -> None:
         self._directory = directory
         self._server = server
@@ -56,8 +60,11 @@ class Relay:
         self._scan_seconds = scan_seconds
         self._changed = asyncio.Event()
         self._registry = Registry(JournalFile(directory.relay_journal), self._changed.set)
+        self._arena = None
+        if arena_bytes:
+            self._arena = ArenaServer(arena_bytes, directory.relay_arena, self._allocation, self._changed.set)
         self._folders = AllocationFolders(
-            directory, self._client_session, self._is_in_use, self._changed.set, self._disconnect
+            directory, self._client_session, self._is_in_use, self._changed.set, self._disconnect, self._arena
         )
         self._requests = Requests(self._folders, self._registry, self._is_admin)
         self._clients: dict[ClientGuest, asyncio.Transport] = {}
@@ -73,6 +80,9 @@ class Relay:
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set."""
         self._registry.load()
+        if self._arena is not None:
+            self._arena.load()
+            _log.info("has an arena of host memory", bytes=self._arena.account.total_bytes)
         self._directory.allocations.mkdir(parents=True, exist_ok=True)
         self._directory.allocations.chmod(0o755)  # whatever the umask is: users must reach their sockets
         await self._folders.scan()
@@ -84,6 +94,8 @@ class Relay:
         self._folders.close()
         for session in list(self._sessions):
             session.close("the relay ends")
+        if self._arena is not None:
+            self._arena.close()
         self._registry.close()
         try:
             await serving
@@ -94,11 +106,15 @@ class Relay:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._look_after_folders())
             tasks.create_task(self._talk())
+            if self._arena is not None:
+                tasks.create_task(self._arena.serve())
 
     async def _look_after_folders(self) -> None:
         while True:
             await asyncio.sleep(self._scan_seconds)
             await self._folders.scan()
+            if self._arena is not None:
+                await self._arena.sweep()
             self._requests.sweep(time.monotonic())
             self._forget_paces(time.monotonic())
 
@@ -148,6 +164,7 @@ class Relay:
     async def _publish_state(self, bus: Bus) -> None:
         self._changed.clear()
         self._sequence += 1
+        arena = None if self._arena is None else self._arena.account
         state = RelayState(
             node=self._signer.node,
             generation=self._generation,
@@ -157,6 +174,9 @@ class Relay:
             version=VERSION,
             build=BUILD,
             refused_connections=self._refused_connections,
+            arena_bytes=0 if arena is None else arena.total_bytes,
+            arena_reserved_bytes=0 if arena is None else arena.reserved_bytes,
+            arena_made_bytes=0 if arena is None else arena.made_bytes,
         )
         await bus.publish(subjects.relay(self._signer.node), state)
 
@@ -184,6 +204,11 @@ class Relay:
         for guest, transport in list(self._clients.items()):
             if guest.allocation.id == allocation_id:
                 transport.abort()
+        if self._arena is not None:
+            self._arena.disconnect(allocation_id)
+
+    def _allocation(self, allocation_id: str) -> Allocation | None:
+        return self._folders.find(allocation_id)
 
     def _is_in_use(self, allocation_id: str) -> bool:
         return bool(self._registry.peers.of_allocation(allocation_id))

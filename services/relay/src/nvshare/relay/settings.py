@@ -7,12 +7,15 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nvshare.bus.node_directory import NodeDirectory
+from nvshare.bus.quantities import QuantityError, parse_bytes
 from nvshare.bus.subjects import valid_token
 from nvshare.relay.session import ServerAddress
 
 
 class Settings(BaseSettings):
-    """NVSHARE_NODE_DIR, NVSHARE_NODE, NVSHARE_NATS_URL, NVSHARE_SIGNING_SEEDS_FD, NVSHARE_ADMIN_GROUP."""
+    """NVSHARE_NODE_DIR, NVSHARE_NODE, NVSHARE_NATS_URL, NVSHARE_SIGNING_SEEDS_FD, NVSHARE_ADMIN_GROUP,
+    NVSHARE_ARENA.
+    """
 
     model_config = SettingsConfigDict(env_prefix="NVSHARE_", frozen=True)
 
@@ -30,6 +33,21 @@ class Settings(BaseSettings):
 
     admin_group: str = ""
     """Group whose members are admins of the node; empty: none."""
+
+    arena: str = ""
+    """Host memory that the relay may make for clients to move memory of their cards to, as `64GiB`; 0: none; empty:
+    half of the host's.
+    """
+
+    @field_validator("arena")
+    @classmethod
+    def _check_arena(cls, amount: str) -> str:
+        if amount:
+            try:
+                parse_bytes(amount)
+            except QuantityError as error:
+                raise ValueError(str(error)) from None
+        return amount
 
     @field_validator("node")
     @classmethod
@@ -53,3 +71,8 @@ class Settings(BaseSettings):
         assert parts.hostname is not None  # checked above
         assert parts.port is not None
         return ServerAddress(parts.hostname, parts.port)
+
+    @property
+    def arena_bytes(self) -> int | None:
+        """Bytes of `arena`; None: it does not say."""
+        return parse_bytes(self.arena) if self.arena else None
