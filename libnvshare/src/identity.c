@@ -1,35 +1,12 @@
 #include "identity.h"
 
-#include "clock.h"
+#include "nonce.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-// getrandom(2) by number, because glibc has the function only since 2.25; the file for kernels before 3.17.
-static bool read_random(uint64_t *value) {
-#ifdef SYS_getrandom
-    const unsigned without_blocking = 1; // GRND_NONBLOCK
-    if (syscall(SYS_getrandom, value, sizeof *value, without_blocking) == (long)sizeof *value)
-        return true;
-#endif
-    int file = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    if (file < 0)
-        return false;
-    ssize_t length = read(file, value, sizeof *value);
-    close(file);
-    return length == (ssize_t)sizeof *value;
-}
 
 void nvs_identity_nonce(char nonce[NVS_NONCE_SIZE]) {
-    uint64_t value;
-    // Without any source of randomness, time and pid still tell the lives of processes apart; the nonce is no secret.
-    if (!read_random(&value))
-        value = nvs_clock_ns() ^ ((uint64_t)getpid() << 44);
-    snprintf(nonce, NVS_NONCE_SIZE, "%016llx", (unsigned long long)value);
+    snprintf(nonce, NVS_NONCE_SIZE, "%016llx", (unsigned long long)nvs_nonce());
 }
 
 void nvs_identity_program(char name[NVS_NAME_SIZE]) {
