@@ -37,6 +37,12 @@ def test_a_program_on_an_emulated_node_finds_its_cards_before_real_ones() -> Non
     assert environment["NVSHARE_EMULATOR_DIR"] == "/run/nvshare/emulator-1"
 
 
+def test_emulated_data_is_moved_to_memory_without_pages_unless_the_caller_says_another() -> None:
+    assert job_environment({}, LIBRARY, SOCKET, ["GPU-a"], CARDS)["NVSHARE_HOST_MEMORY"] == "sparse"
+    assert job_environment({"NVSHARE_HOST_MEMORY": "own"}, LIBRARY, SOCKET, [], CARDS)["NVSHARE_HOST_MEMORY"] == "own"
+    assert "NVSHARE_HOST_MEMORY" not in job_environment({}, LIBRARY, SOCKET, ["GPU-a"], None)
+
+
 def test_services_are_never_preloaded() -> None:
     base = {"LD_PRELOAD": str(LIBRARY), "NVSHARE_SOCKET": str(SOCKET)}
     environment = service_environment(base, Path("/run/nvshare"), "box", NodeOptions(Path("/run/nvshare")), None)

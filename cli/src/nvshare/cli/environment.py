@@ -50,7 +50,8 @@ def job_environment(
 ) -> dict[str, str]:
     """For a program under a share: the preloaded library, the allocation's socket, and the UUIDs of its GPUs.
 
-    What was preloaded before stays, behind our library.
+    What was preloaded before stays, behind our library. The data of emulated cards is mostly holes, and so is the host
+    memory that it is moved to, unless the caller says another.
     """
     preloaded = [entry for entry in base.get("LD_PRELOAD", "").replace(" ", ":").split(":") if entry]
     others = [entry for entry in preloaded if Path(entry).name != library.name]
@@ -60,4 +61,4 @@ def job_environment(
         "NVSHARE_SOCKET": str(socket),
         "CUDA_VISIBLE_DEVICES": ",".join(gpus),
     }
-    return environment if cards is None else with_emulator(environment, cards)
+    return environment if cards is None else with_emulator({"NVSHARE_HOST_MEMORY": "sparse", **environment}, cards)
