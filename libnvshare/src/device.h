@@ -67,6 +67,7 @@ struct nvs_device {
     uint64_t present_bytes;        // of the needed bytes: on the card
     uint64_t pinned_bytes;         // of the present bytes: cannot leave
     uint64_t moving_bytes;         // of the present bytes: on their way out or in
+    uint64_t host_room_bytes;      // as last reported
     bool at_rest;                  // nothing can touch its memory but what moves it
     uint64_t waiting_bytes;        // that threads wait to allocate
     uint64_t waiting_needed_bytes; // that these would add to the needed bytes

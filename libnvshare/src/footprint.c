@@ -3,6 +3,7 @@
 #include "control.h"
 #include "library.h"
 #include "log.h"
+#include "refusal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -124,14 +125,28 @@ uint64_t nvs_footprint_room_bytes(const struct nvs_device *device) {
     return target_bytes > device->needed_bytes ? target_bytes - device->needed_bytes : 0;
 }
 
+// A program may live on its quota's edge, and asks again; the other limits are for its owner to know.
+static void nvs_footprint_refuse(const struct nvs_wish *wish) {
+    const struct nvs_device *device = wish->device;
+    const struct nvs_refusal refusal = {
+        .limited_by = device->grant.limited_by,
+        .bytes = wish->bytes,
+        .footprint_bytes = device->footprint_bytes,
+        .limit_bytes = nvs_device_limit_bytes(device),
+        .host_room_bytes = device->host_room_bytes,
+    };
+    bool loud = refusal.limited_by == NVS_LIMIT_HOST_ROOM || refusal.limited_by == NVS_LIMIT_OVERCOMMIT;
+    char text[NVS_REFUSAL_SIZE];
+    nvs_refusal_say(&refusal, text);
+    nvs_log(loud ? NVS_LOG_WARN : NVS_LOG_INFO, "%s: an allocation fails: %s", device->uuid, text);
+}
+
 CUresult nvs_footprint_try(struct nvs_wish *wish) {
     struct nvs_device *device = wish->device;
     bool planned = device->unmanaged || device->grant.generation != 0;
     uint64_t total = device->footprint_bytes + wish->bytes;
     if (total < wish->bytes || (planned && total > nvs_device_limit_bytes(device))) {
-        nvs_log(NVS_LOG_INFO, "%s: an allocation of %llu bytes is refused: %llu are allocated, the limit is %llu",
-                device->uuid, (unsigned long long)wish->bytes, (unsigned long long)device->footprint_bytes,
-                (unsigned long long)nvs_device_limit_bytes(device));
+        nvs_footprint_refuse(wish);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
     bool fits = wish->needed_bytes <= nvs_footprint_room_bytes(device) && device->present_bytes >= device->needed_bytes;

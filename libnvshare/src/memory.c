@@ -193,6 +193,7 @@ static CUresult nvs_memory_try(struct nvs_device *device, CUcontext context, uin
 CUresult nvs_memory_allocate(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address) {
     uint64_t since_ns = 0;
     (void)nvs_memory_sweep(device);
+    nvs_swap_keep_room(device, bytes);
     for (;;) {
         CUresult result = nvs_memory_try(device, context, bytes, address);
         if (result != CUDA_ERROR_NOT_READY)

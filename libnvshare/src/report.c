@@ -51,6 +51,7 @@ static void nvs_report_memory(struct nvs_device *device, nvs_report *report) {
 // Caller holds the lock.
 static void nvs_report_swap(const struct nvs_device *device, nvs_report *report) {
     struct nvs_swap_figures figures = nvs_swap_figures(device);
+    report->pool_bytes = nvs_pool_ready_bytes();
     report->swapped_out_bytes = figures.out_bytes;
     report->swapped_in_bytes = figures.in_bytes;
     report->swap_out_us = figures.out_ns / 1000;
@@ -67,8 +68,7 @@ bool nvs_device_fill_report(size_t index, nvs_report *report) {
     report->leaving = nvs_library_leaving();
     report->gang = nvs_gang_seen(device);
     nvs_report_busy(device, report);
-    report->host_room_bytes = nvs_pool_room_bytes();
-    report->pool_bytes = nvs_pool_ready_bytes();
+    uint64_t host_room_bytes = nvs_pool_room_bytes();
     pthread_mutex_lock(&device->lock);
     report->generation = device->grant.generation;
     report->epoch = device->grant.epoch;
@@ -78,6 +78,7 @@ bool nvs_device_fill_report(size_t index, nvs_report *report) {
     report->gate_wait_us = device->gate_wait_ns / 1000;
     report->allocation_wait_us = device->allocation_wait_ns / 1000;
     report->hand_overs = device->hand_overs;
+    report->host_room_bytes = device->host_room_bytes = host_room_bytes;
     nvs_report_memory(device, report);
     nvs_report_swap(device, report);
     pthread_mutex_unlock(&device->lock);

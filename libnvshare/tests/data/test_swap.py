@@ -91,7 +91,7 @@ def test_data_survives_the_way_out_and_in_at_the_same_addresses(sizes: str, rela
     program.end()
 
 
-def test_only_as_much_leaves_as_the_target_asks_for(relay: ScriptedRelay, run: Run) -> None:
+def test_a5_only_as_much_leaves_as_the_target_asks_for(relay: ScriptedRelay, run: Run) -> None:
     program = run(FILLED.format(sizes="[64] * 8") + CHECKS)
     client = relay.client_with_plan()
     program.said()
