@@ -23,6 +23,11 @@ T = TypeVar("T")
 GIB = 2**30
 MIB = 2**20
 PUPPET = Path(__file__).parents[1] / "programs" / "puppet.py"
+LOOK_AT_CARD = """
+import dataclasses, json
+from nvshare.emulator.account import totals
+print(json.dumps(dataclasses.asdict(totals())))
+"""
 NVSHARE = (sys.executable, "-m", "nvshare.cli")
 
 
@@ -83,6 +88,49 @@ class Puppet:
         self.process.wait()
 
 
+class Workload:
+    """A workload of the bench under nvshare (nvshare.cli.workloads.emulated): it computes, and checks itself."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def ready(self) -> None:
+        """Wait until it has the card in use; it has no memory on it yet."""
+        assert self.process.stdout is not None
+        assert json.loads(self.process.stdout.readline()) == {"event": "ready"}
+
+    def go(self) -> None:
+        """Let it allocate and compute."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def result(self, seconds: float = 40.0) -> dict[str, Any]:
+        """What it said of its run, which must have gone well."""
+        try:
+            stdout, _ = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the program is not done after {seconds} s")
+        assert self.process.returncode == 0, f"the program ended with {self.process.returncode}"
+        value: dict[str, Any] = json.loads(stdout)
+        assert value["correct"], "its sums are wrong"
+        return value
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+
+
 class Node:
     """A running `nvshare up`."""
 
@@ -90,6 +138,7 @@ class Node:
         self.directory = directory
         self.process = process
         self.puppets: list[Puppet] = []
+        self.workloads: list[Workload] = []
 
     def nvshare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `nvshare COMMAND …` on this node."""
@@ -131,6 +180,34 @@ class Node:
         self.puppets.append(puppet)
         return puppet
 
+    def workload(self, name: str, *arguments: object, options: Sequence[str] = ()) -> Workload:
+        """Start a workload of the bench under `nvshare run`, with these arguments; it waits for `go`."""
+        process = subprocess.Popen(
+            [*NVSHARE, "run", "--node-dir", str(self.directory), "--name", name, *options, "--",
+             sys.executable, "-m", "nvshare.cli.workloads.emulated", "--name", name, "--wait-for-memory",
+             *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        workload = Workload(process)
+        self.workloads.append(workload)
+        return workload
+
+    def card(self) -> dict[str, Any]:
+        """What the first emulated card itself says of its memory and its engines (nvshare.emulator.account)."""
+        folder = NodeDirectory(self.directory).read_description()["emulator_dir"]
+        # In a process of its own: the account's folder is that of the environment at the first look.
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK_AT_CARD],
+            env={**os.environ, "NVSHARE_EMULATOR_DIR": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        value: dict[str, Any] = json.loads(done.stdout)
+        return value
+
     def service(self, name: str) -> psutil.Process | None:
         """The process of a service: relay, scheduler, nats. None while it does not run."""
         for child in psutil.Process(self.process.pid).children():
@@ -161,6 +238,8 @@ class Node:
     def end(self) -> None:
         for puppet in self.puppets:
             puppet.end()
+        for workload in self.workloads:
+            workload.end()
         os.kill(self.process.pid, signal.SIGCONT)
         self.process.send_signal(signal.SIGINT)
         try:

@@ -130,6 +130,7 @@ class Sums:
         self._kernel_ns = kernel_ns
         self._seed = seed
         card.select()
+        card.result()  # now: a quota may later have no room for it
         self._x, self._y, self._now, self._next = (card.allocate(self._elements * 4) for _ in range(BUFFERS))
         card.fill(self._x, self._elements, float(seed))
         card.fill(self._y, self._elements, 1.0)
@@ -159,6 +160,7 @@ class Blocks:
         sizes = training_step_blocks(memory_bytes)
         largest = max(sizes)
         card.select()
+        card.result()
         self._ones = card.allocate(largest)
         card.fill(self._ones, largest // 4, 1.0)
         self._blocks = [(card.allocate(size), size // 4) for size in training_step_blocks(memory_bytes - largest)]

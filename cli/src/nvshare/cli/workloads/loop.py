@@ -79,7 +79,7 @@ def measure(
             progress.append((now, done))
         if after_batch is not None:
             share = (now - started) / (ends - started) if ends is not None else 0.0
-            after_batch(max(share, done / iterations if iterations is not None else 0.0))
+            after_batch(min(1.0, max(share, done / iterations if iterations is not None else 0.0)))
         if rhythm.pause_ms and done >= burst_ends:
             time.sleep(rhythm.pause_ms * vary() / 1e3)
             burst_ends = done + round(rhythm.burst_iterations * vary())
