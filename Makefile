@@ -34,9 +34,12 @@ WHEEL = $(PIP) wheel --no-deps --no-build-isolation --no-cache-dir -w $(DIST)
 # What `make bench` runs; `nvshare bench --list` shows what there is.
 SCENARIOS ?= solo-large solo-small pair-small pair-large-serial launch-overhead grant-latency
 
+# How long `make soak` goes on.
+SOAK_MINUTES ?= 30
+
 PYTEST := $(BIN)/pytest --budgets tests/budgets.toml
 
-.PHONY: help setup build demo test test-system lint format bench wheels clean
+.PHONY: help setup build demo test test-system soak lint format bench wheels clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -75,6 +78,9 @@ test: setup ## The tests that need no root and no Docker
 test-system: setup ## The tests of wheels, users and linters; installs what they need
 	@tests/system/install
 	@$(PYTEST) tests/system
+
+soak: setup ## Long-running: programs at three times the memory, one killed each 10 s; SOAK_MINUTES=30
+	@$(BIN)/python tests/soak/oversubscribed.py --minutes $(SOAK_MINUTES)
 
 lint: setup ## ruff, mypy, import-linter, clang-format, clang-tidy
 	@status=0; \
