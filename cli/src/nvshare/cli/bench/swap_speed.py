@@ -15,10 +15,10 @@ from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, described, oversubscribed_node, run_from_start, sized
 from nvshare.cli.bench.result import Row
 from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words
-from nvshare.cli.bench.turns import Switch, switches
+from nvshare.cli.bench.turns import Switch, first_over_later, switches, ways_out
 from nvshare.cli.bench.workload import LARGE, Bounds, Workload, numbered
 
-SECONDS = 16.0
+SECONDS = 30.0  # of the clock, waits included
 QUANTUM_SECONDS = 3.0
 FEWEST_SWITCHES = 6
 CGROUP_BYTES = 2 * 2**30
@@ -27,34 +27,19 @@ FINE = ("--progress-ms", "0", "--batch-iterations", "1")
 
 @dataclass(frozen=True)
 class Exchange:
-    """Two programs that took turns. `firsts` are the switches in which one of them was moved out for the first time."""
+    """Two programs that took turns. `first_over_later`: of the time per byte of a program's ways out; None: too few."""
 
     name: str
     status: str
     switches: tuple[Switch, ...]
     names: dict[str, str]  # of programs, by allocation
-
-    @property
-    def firsts(self) -> list[Switch]:
-        seen: set[str] = set()
-        found = []
-        for one in self.switches:
-            if one.leaving not in seen:
-                found.append(one)
-            seen.add(one.leaving)
-        return found
-
-    @property
-    def later(self) -> list[Switch]:
-        firsts = self.firsts
-        return [one for one in self.switches if one not in firsts]
+    first_over_later: float | None
 
     def rows(self, gpu: str, floor: Moved) -> list[Row]:
         """A line for each switch; `solo_ratio` is the floor over its time."""
         return [
             Row(
-                name=f"{self.name}: {self.names[one.leaving]} -> {self.names[one.coming]}"
-                + (" (first)" if one in self.firsts else ""),
+                name=f"{self.names[one.leaving]} -> {self.names[one.coming]}",
                 gpu=gpu,
                 status=self.status,
                 seconds=one.seconds,
@@ -64,22 +49,20 @@ class Exchange:
         ]
 
     def summary(self, prefix: str, floor: Moved) -> dict[str, float]:
-        """The figures of the later switches, and of the first ones beside them."""
-        if not self.later:
+        """The medians over all switches."""
+        if not self.switches:
             return {}
-        seconds = median(one.seconds for one in self.later)
-        floors = [floor.seconds_of(one.out_bytes, one.in_bytes) for one in self.later]
+        floors = [floor.seconds_of(one.out_bytes, one.in_bytes) for one in self.switches]
         found = {
-            "switch_seconds": seconds,
-            "switch_over_floor": median(
-                one.seconds / own if own else 0.0 for one, own in zip(self.later, floors, strict=True)
-            ),
+            "switch_seconds": median(one.seconds for one in self.switches),
+            "switch_over_floor": median(one.seconds / own for one, own in zip(self.switches, floors, strict=True)),
             "floor_seconds": median(floors),
-            "standstill_seconds": median((one.begun_ns - one.stopped_ns) / 1e9 for one in self.later),
-            "out_bytes": fmean(one.out_bytes for one in self.later),
-            "in_bytes": fmean(one.in_bytes for one in self.later),
-            "first_over_later": max(one.seconds for one in self.firsts) / seconds,
+            "standstill_seconds": median((one.begun_ns - one.stopped_ns) / 1e9 for one in self.switches),
+            "out_bytes": fmean(one.out_bytes for one in self.switches),
+            "in_bytes": fmean(one.in_bytes for one in self.switches),
         }
+        if self.first_over_later is not None:
+            found["first_over_later"] = self.first_over_later
         return {f"{prefix}{name}": value for name, value in found.items()}
 
 
@@ -87,9 +70,10 @@ async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
     """Two large programs exchange the card with a point of progress for each iteration: as PyTorch allocates them, in
     the many blocks of a training step, and in a control group of 2 GiB, whose swapped memory the node's arena holds.
 
-    `switch_seconds` is the median of all switches but the first of each program, `switch_over_floor` the same over a
-    serial copy of the bytes that were moved for it; `standstill_seconds` from the leaving one's last kernel to the
-    coming one's first. The variants have prefixes. `managed_` and `checkpoint_` are the driver's ways for as many bytes
+    `switch_seconds` is the median of all switches, `switch_over_floor` the same over a serial copy of the bytes that
+    were moved for it; `standstill_seconds` from the leaving one's last kernel to the coming one's first;
+    `first_over_later` compares a program's first way off the card, byte for byte, with later ones. The variants have
+    prefixes. `managed_` and `checkpoint_` are the driver's ways for as many bytes
     as one program has.
     """
     options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
@@ -108,7 +92,8 @@ async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
         ]
         for prefix, variant in variants:
             steps.step(f"two {variant.name} programs take turns")
-            exchange = await _exchange(node, options, [Job(one, _bounds(options)) for one in numbered(variant, 2)])
+            jobs = [Job(one, _bounds(options)) for one in numbered(variant, 2)]
+            exchange = await _exchange(node, options, variant.name, jobs)
             rows += exchange.rows(gpu, floor)
             summary |= exchange.summary(prefix, floor)
             if not prefix:
@@ -132,7 +117,7 @@ def _bounds(options: BenchOptions) -> Bounds:
     return Bounds(seconds=options.seconds or SECONDS)
 
 
-async def _exchange(node: BenchNode, options: BenchOptions, jobs: Sequence[Job]) -> Exchange:
+async def _exchange(node: BenchNode, options: BenchOptions, name: str, jobs: Sequence[Job]) -> Exchange:
     seconds = options.seconds or SECONDS
     run = await run_from_start(node, options, jobs, managed=True, limit_seconds=4 * seconds + GRACE_SECONDS)
     runs = dict(zip(run.allocations, (answer.progress for answer in run.answers), strict=True))
@@ -140,7 +125,8 @@ async def _exchange(node: BenchNode, options: BenchOptions, jobs: Sequence[Job])
     status = next((answer.status for answer in run.answers if not answer.correct), "ok")
     if status == "ok" and len(found) < FEWEST_SWITCHES:
         status = f"only {len(found)} switches"
-    return Exchange(jobs[0].workload.name, status, found, dict(zip(run.allocations, run.names, strict=True)))
+    first = first_over_later(ways_out(run.timeline.grants, run.timeline.reports))
+    return Exchange(name, status, found, dict(zip(run.allocations, run.names, strict=True)), first)
 
 
 async def _confined(
@@ -152,7 +138,7 @@ async def _confined(
             free, bounded = numbered(replace(program, name="confined"), 2)
             settings = {"NVSHARE_HOST_MEMORY": "arena"}
             jobs = [Job(free, _bounds(options)), Job(bounded, _bounds(options), prefix=prefix, settings=settings)]
-            exchange = await _exchange(node, options, jobs)
+            exchange = await _exchange(node, options, "confined", jobs)
             return exchange.rows(gpu, floor), exchange.summary("confined_", floor)
     except NoControlGroupError as reason:
         return [Row(f"in a control group: {reason}", gpu, "ok", 0.0)], {}

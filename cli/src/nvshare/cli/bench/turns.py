@@ -12,6 +12,8 @@ from statistics import median
 from nvshare.cli.bench.throughput import Progress
 from nvshare.cli.bench.timeline import SeenGrant, SeenReport
 
+REPORTED_NS = 100_000_000  # in which all that was moved for a switch has been reported
+
 
 @dataclass(frozen=True)
 class Switch:
@@ -73,15 +75,58 @@ def switches(
     revoked = [grant for grant in revocations(grants) if grant.allocation in runs]
     for number, grant in enumerate(revoked):
         leaving = runs[grant.allocation]
-        until_ns = revoked[number + 1].time_ns if number + 1 < len(revoked) else leaving[-1][0]
+        next_ns = revoked[number + 1].time_ns if number + 1 < len(revoked) else None
         coming = _next_to_run(runs, grant)
         if coming is None or leaving[0][0] > grant.time_ns:
             continue
         name, begun_ns = coming
         stopped_ns = max(time_ns for time_ns, _ in leaving if time_ns < begun_ns)
-        moved_out, moved_in = _moved(reports, grant.time_ns, max(until_ns, begun_ns))
+        told_ns = begun_ns + REPORTED_NS
+        until_ns = told_ns if next_ns is None else min(told_ns, max(next_ns, begun_ns))
+        moved_out, moved_in = _moved(reports, grant.time_ns, until_ns)
         found.append(Switch(grant.allocation, name, grant.time_ns, stopped_ns, begun_ns, moved_out, moved_in))
     return found
+
+
+@dataclass(frozen=True)
+class WayOut:
+    """Memory left the card: from a revocation to the report of its last byte that left."""
+
+    allocation: str
+    out_bytes: int
+    seconds: float
+
+
+def ways_out(grants: Sequence[SeenGrant], reports: Sequence[SeenReport]) -> list[WayOut]:
+    """What left after each revocation until its client might launch again, and how long that took; in order."""
+    found: list[WayOut] = []
+    for revoked in revocations(grants):
+        own = [grant for grant in grants if grant.allocation == revoked.allocation]
+        back_ns = next((one.time_ns for one in own if one.time_ns > revoked.time_ns and one.may_launch), None)
+        told = [report for report in reports if report.allocation == revoked.allocation]
+        out_bytes = max((one.swapped_out_bytes for one in told if one.time_ns <= revoked.time_ns), default=0)
+        before_bytes, last_ns = out_bytes, revoked.time_ns
+        for report in told:
+            away = revoked.time_ns < report.time_ns and (back_ns is None or report.time_ns < back_ns)
+            if away and report.swapped_out_bytes > out_bytes:
+                out_bytes, last_ns = report.swapped_out_bytes, report.time_ns
+        if out_bytes > before_bytes:
+            seconds = (last_ns - revoked.time_ns) / 1e9
+            found.append(WayOut(revoked.allocation, out_bytes - before_bytes, seconds))
+    return found
+
+
+def first_over_later(ways: Sequence[WayOut]) -> float | None:
+    """Time per byte of the slowest first way out of a program over the median of all later ones; None: too few."""
+    first: dict[str, float] = {}
+    later: list[float] = []
+    for way in ways:
+        per_byte = way.seconds / way.out_bytes
+        if way.allocation in first:
+            later.append(per_byte)
+        else:
+            first[way.allocation] = per_byte
+    return max(first.values()) / median(later) if later else None
 
 
 def _next_to_run(runs: Mapping[str, Progress], grant: SeenGrant) -> tuple[str, int] | None:
