@@ -73,6 +73,7 @@ class Program:
         self.memory = SimulatedMemory(pid, world.card, world.link, swapping)
         self.refusals: list[Limit] = []
         self.longest_turn_wait_ns = 0
+        self.longest_allocation_wait_ns = 0
         self.computed_ns = 0
         self.finished_ns = 0
         self.grant: Grant | None = None
@@ -80,6 +81,7 @@ class Program:
         self._world = world
         self._steps = list(steps)
         self._wanted_bytes = 0
+        self._wanted_since_ns = 0
         self._demand_since_ns: int | None = None
         self._rest_ns: int | None = None  # of the step at hand; None: it has not begun
         self._stopped = False
@@ -253,18 +255,24 @@ class Program:
         fits = grant is not None and self.memory.needed_for(target_bytes) <= grant.ceiling_bytes
         beyond = grant is not None and grant.limit_bytes and target_bytes > grant.limit_bytes
         if fits and not beyond and self.memory.all_present:
-            self._wanted_bytes = 0
+            self._note_allocation_wait()
             self._change_footprint(size_bytes)
             return True
         if grant is not None and beyond:
             self.refusals.append(grant.limited_by)
-            self._wanted_bytes = 0
+            self._note_allocation_wait()
             self._report()
             return True
         if self._wanted_bytes != target_bytes:
-            self._wanted_bytes = target_bytes
+            self._wanted_bytes, self._wanted_since_ns = target_bytes, self._world.now_ns
             self._report()
         return False
+
+    def _note_allocation_wait(self) -> None:
+        if self._wanted_bytes:
+            waited_ns = self._world.now_ns - self._wanted_since_ns
+            self.longest_allocation_wait_ns = max(self.longest_allocation_wait_ns, waited_ns)
+        self._wanted_bytes = 0
 
     def _change_footprint(self, size_bytes: int) -> None:
         managed = self.grant is not None and self.grant.mode != Mode.OFF
