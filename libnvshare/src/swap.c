@@ -119,6 +119,18 @@ static CUresult nvs_mover_make_stream(struct nvs_mover *mover) {
     return result;
 }
 
+// Its context is gone with its stream, or the driver has ended before this library (it does so at exit): who ends the
+// context must not wait for the mover to leave it.
+static void nvs_mover_lose(struct nvs_device *device) {
+    struct nvs_mover *mover = nvs_mover_of(device);
+    memset(mover->events, 0, sizeof(mover->events));
+    mover->stream = NULL;
+    pthread_mutex_lock(&device->lock);
+    mover->context = NULL;
+    pthread_cond_broadcast(&mover->left);
+    pthread_mutex_unlock(&device->lock);
+}
+
 // Gives its stream up; nothing is in flight. Its context is current.
 static void nvs_mover_leave(struct nvs_device *device) {
     struct nvs_mover *mover = nvs_mover_of(device);
@@ -127,12 +139,7 @@ static void nvs_mover_leave(struct nvs_device *device) {
             nvs_log_once(NVS_LOG_INFO, "an event of the mover ended with its context");
     if (mover->stream != NULL && nvs_real.cuStreamDestroy_v2(mover->stream) != CUDA_SUCCESS)
         nvs_log_once(NVS_LOG_INFO, "the stream of the mover ended with its context");
-    memset(mover->events, 0, sizeof(mover->events));
-    mover->stream = NULL;
-    pthread_mutex_lock(&device->lock);
-    mover->context = NULL;
-    pthread_cond_broadcast(&mover->left);
-    pthread_mutex_unlock(&device->lock);
+    nvs_mover_lose(device);
 }
 
 // Makes its context current, with its stream in it. False: there is none to enter now.
@@ -150,6 +157,8 @@ static bool nvs_mover_enter(struct nvs_device *device) {
     if (context == NULL)
         return false;
     CUresult result = nvs_real.cuCtxPushCurrent_v2(context);
+    if (result != CUDA_SUCCESS)
+        nvs_mover_lose(device);
     if (result == CUDA_SUCCESS && mover->stream == NULL) {
         result = nvs_mover_make_stream(mover);
         if (result != CUDA_SUCCESS) {

@@ -67,8 +67,8 @@ def weather_the_storm(
     run: Run,
     program: Path,
     preload: str,
-    scheduler: Callable[[Client, threading.Event], None] = toggle,
-    **environment: str,
+    scheduler: Callable[[Client, threading.Event], None],
+    environment: dict[str, str],
 ) -> str:
     storm = run(program, preload=preload, **environment)
     client = relay.client()
@@ -85,7 +85,7 @@ def weather_the_storm(
 
 
 def test_a_storm_passes(relay: ScriptedRelay, run: Run, programs: Path) -> None:
-    weather_the_storm(relay, run, programs / "storm", str(library_path()))
+    weather_the_storm(relay, run, programs / "storm", str(library_path()), toggle, {})
 
 
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
@@ -93,12 +93,12 @@ def test_a_storm_passes_under_sanitizers(
     sanitizer: str, relay: ScriptedRelay, run: Run, programs: Path, sanitized: Callable[[str], Path]
 ) -> None:
     preload = f"{runtime(sanitizer)}:{sanitized(sanitizer)}"
-    words = weather_the_storm(relay, run, programs / "storm", preload, **OPTIONS)
+    words = weather_the_storm(relay, run, programs / "storm", preload, toggle, OPTIONS)
     assert not re.search(REPORT, words), words
 
 
 def test_data_is_right_in_a_storm_of_moving_memory(relay: ScriptedRelay, run: Run, programs: Path) -> None:
-    weather_the_storm(relay, run, programs / "swap_storm", str(library_path()), push_out_and_in)
+    weather_the_storm(relay, run, programs / "swap_storm", str(library_path()), push_out_and_in, {})
     client = relay.latest()
     assert client.reports[-1].swapped_out_bytes > 64 * MIB
     assert client.reports[-1].swap_failures == 0
@@ -109,5 +109,5 @@ def test_a_storm_of_moving_memory_passes_under_sanitizers(
     sanitizer: str, relay: ScriptedRelay, run: Run, programs: Path, sanitized: Callable[[str], Path]
 ) -> None:
     preload = f"{runtime(sanitizer)}:{sanitized(sanitizer)}"
-    words = weather_the_storm(relay, run, programs / "swap_storm", preload, push_out_and_in, **OPTIONS)
+    words = weather_the_storm(relay, run, programs / "swap_storm", preload, push_out_and_in, OPTIONS)
     assert not re.search(REPORT, words), words

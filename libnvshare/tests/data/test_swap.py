@@ -1,70 +1,10 @@
 """Memory that moves: what leaves the card and what comes back, when, and that the program never notices."""
 
-from typing import Any
-
 import pytest
-from libnvshare.tests.data.conftest import MIB, RUNNING, WAITING, Client, Run, ScriptedRelay
+from libnvshare.tests.data.conftest import MIB, RUNNING, WAITING, Run, ScriptedRelay
+from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, move
 
 from nvshare.emulator import account
-from nvshare.v1.client_pb2 import Report
-
-# Blocks with known data, which sums() reads back on the card. `sizes` in MiB.
-FILLED = """
-    STRIDE = 1021
-    gpu = Gpu()
-    out = gpu.allocate(MIB)
-    blocks = [(gpu.allocate(int(size * MIB)), int(size * MIB)) for size in {sizes}]
-
-    def fill(seed):
-        for index, (address, size_bytes) in enumerate(blocks):
-            gpu.launch("fill", address, size_bytes // 4, STRIDE, seed + index, 1000)
-
-    def sums():
-        for index, (address, size_bytes) in enumerate(blocks):
-            gpu.launch("checksum", out + 8 * index, address, size_bytes // 4, STRIDE, 1000)
-        data = gpu.read(out, 8 * len(blocks))
-        return [int.from_bytes(data[8 * index : 8 * index + 8], "little") for index in range(len(blocks))]
-
-    def expected(seed):
-        return [
-            (seed + index) * sum(range(1, size_bytes // 4 + 1, STRIDE)) % 2**64
-            for index, (_, size_bytes) in enumerate(blocks)
-        ]
-
-    fill(5)
-    gpu.synchronize()
-    say(filled=True)
-"""
-CHECKS = """
-    while hear() == "check":
-        say(right=sums() == expected(5))
-"""
-
-
-def move(client: Client, target_bytes: int, **fields: Any) -> Report:
-    """Takes the right to launch away and has it keep so much; returns the report that says that no more is there."""
-    since = len(client.reports)
-    epoch = client.grant(may_launch=False, resident_bytes=target_bytes, **fields)
-    return client.report_where(
-        lambda report: report.epoch == epoch and report.state == WAITING and report.resident_bytes <= target_bytes,
-        since,
-    )
-
-
-def bring_back(client: Client, **fields: Any) -> Report:
-    """Lets it have all and launch; returns the report that says that it does."""
-    since = len(client.reports)
-    epoch = client.grant(**fields)
-    return client.report_where(
-        lambda report: (
-            report.epoch == epoch and report.state == RUNNING and report.resident_bytes == report.needed_bytes
-        ),
-        since,
-    )
-
-
-def used_bytes(folder_card: int = 0) -> int:
-    return account.totals(folder_card).used_bytes
 
 
 @pytest.mark.parametrize("sizes", ["[256, 64, 20, 2, 0.5]", "[2, 20] * 8", "[0.0625] * 300 + [2] * 40"])
@@ -149,11 +89,11 @@ def test_the_card_has_the_memory_that_left(relay: ScriptedRelay, run: Run, monke
     program = run(FILLED.format(sizes="[256, 256]") + CHECKS)
     client = relay.client_with_plan()
     program.said()
-    before_bytes = used_bytes()
+    before_bytes = account.totals().used_bytes
     away = move(client, 0)
-    assert before_bytes - used_bytes() == away.swapped_out_bytes
+    assert before_bytes - account.totals().used_bytes == away.swapped_out_bytes
     bring_back(client)
-    assert used_bytes() == before_bytes
+    assert account.totals().used_bytes == before_bytes
     program.tell("end")
     program.end()
 
@@ -229,55 +169,6 @@ def test_nothing_moves_before_what_was_launched_has_ended(relay: ScriptedRelay, 
     program.end()
 
 
-def test_a_kernel_that_does_not_end_keeps_the_memory_and_when_it_ends_the_memory_goes(
-    relay: ScriptedRelay, run: Run
-) -> None:
-    program = run(FILLED.format(sizes="[64]") + "    gpu.spin(7000 * MS)\n    say(launched=True)\n    hear()\n")
-    client = relay.client_with_plan()
-    program.said()
-    program.said()
-    epoch = client.grant(may_launch=False, resident_bytes=0)
-    stuck = client.report_where(lambda report: report.epoch == epoch and report.state == 4)
-    assert stuck.resident_bytes == stuck.needed_bytes
-    client.report_where(lambda report: report.resident_bytes == 0)
-    program.tell()
-    program.end()
-
-
-def test_an_open_capture_keeps_the_memory_until_it_ends(relay: ScriptedRelay, run: Run) -> None:
-    program = run(
-        FILLED.format(sizes="[64]")
-        + """
-    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
-    ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL))
-    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 5, 1000, stream=stream)
-    say(capturing=True)
-    hear()
-    graph = ok(driver.cuStreamEndCapture(stream))
-    hear()
-    launchable = ok(driver.cuGraphInstantiate(graph, 0))
-    ok(driver.cuGraphLaunch(launchable, stream))
-    ok(driver.cuStreamSynchronize(stream))
-    say(right=sums() == expected(5))
-    """
-    )
-    client = relay.client_with_plan()
-    program.said()
-    program.said()
-    since = len(client.reports)
-    epoch = client.grant(may_launch=False, resident_bytes=0)
-    closed = client.report_where(lambda report: report.epoch == epoch and report.state == WAITING, since)
-    assert closed.resident_bytes == closed.needed_bytes
-    assert program.silent(0.1)
-    assert client.reports[-1].resident_bytes == closed.needed_bytes
-    program.tell()
-    client.report_where(lambda report: report.resident_bytes == 0, since)
-    bring_back(client)
-    program.tell()
-    assert program.said() == {"right": True}
-    program.end()
-
-
 def test_memory_may_be_freed_while_it_is_away(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         FILLED.format(sizes="[64] * 4")
@@ -325,94 +216,6 @@ def test_an_allocation_waits_until_all_memory_is_back(relay: ScriptedRelay, run:
     assert program.silent(0.1)
     client.grant()
     assert program.said() == {"right": True}
-    program.end()
-
-
-def test_a_card_that_is_full_although_promised_leaves_the_data_in_host_memory_until_it_is_not(
-    relay: ScriptedRelay, run: Run
-) -> None:
-    program = run(FILLED.format(sizes="[256] * 4") + CHECKS, NVSHARE_EMULATOR_MEMORY="2GiB")
-    client = relay.client_with_plan()
-    program.said()
-    move(client, 0)
-    stranger = run(
-        """
-        gpu = Gpu()
-        held = gpu.allocate(1200 * MIB)
-        say(held=True)
-        hear()
-        """,
-        preload="",
-    )
-    assert stranger.said() == {"held": True}
-    client.grant()
-    failed = client.report_where(lambda report: report.swap_failures > 0)
-    assert "card" in failed.swap_failure
-    assert failed.resident_bytes < failed.needed_bytes
-    stranger.tell()
-    stranger.end()
-    client.report_where(lambda report: report.resident_bytes == report.needed_bytes, len(client.reports) - 1)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
-
-
-def test_the_end_of_the_context_that_it_copies_in_leaves_the_others_whole(relay: ScriptedRelay, run: Run) -> None:
-    program = run(
-        FILLED.format(sizes="[64, 64]")
-        + """
-    other = ok(driver.cuCtxCreate(None, 0, 0))
-    held = gpu.allocate(32 * MIB)
-    say(other=True)
-    hear()
-    ok(driver.cuCtxDestroy(other))
-    gpu.use()
-    say(destroyed=True)
-    while hear() == "check":
-        say(right=sums() == expected(5))
-    """
-    )
-    client = relay.client_with_plan()
-    program.said()
-    program.said()
-    move(client, 0)
-    program.tell()
-    program.said()
-    bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    move(client, 0)
-    bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
-
-
-def test_a_fork_while_memory_is_away_leaves_the_parent_whole(relay: ScriptedRelay, run: Run) -> None:
-    program = run(
-        FILLED.format(sizes="[64, 64]")
-        + """
-    import subprocess
-    hear()
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    say(forked=True)
-    """
-        + CHECKS
-    )
-    client = relay.client_with_plan()
-    program.said()
-    move(client, 0)
-    program.tell()
-    program.said()
-    bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
     program.end()
 
 

@@ -99,7 +99,7 @@ class CardMemory:
         haunted = {ghost.pid for ghost in self.ghosts} - living
         steady = not any(client.resident_moved for client in clients)
         for client in clients:
-            client.listed_bytes = by_pid.get(client.pid, 0) if self.lists_our_pids else None
+            client.shown(by_pid.get(client.pid, 0) if self.lists_our_pids else None)
             _learn_overhead(client, sample.used_bytes)
         attributed = sum(by_pid.values())
         charged = attributed

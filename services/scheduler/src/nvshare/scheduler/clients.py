@@ -40,6 +40,13 @@ class Client:
     journal_promised_bytes: int = 0
     listed_bytes: int | None = None  # what the driver shows of it; None: the driver does not list our processes
 
+    footprint_bytes: int = 0  # believed: what its program counts
+    wanted_bytes: int = 0  # the footprint that it asks for, at least what it has
+    needed_bytes: int = 0  # what its footprint takes on the card when all of it is there
+    wish_bytes: int = 0  # what it needs on the card to go on: with what it asks for, at least all that it has
+    resident_bytes: int = 0  # what it says that it has on the card
+    staying_bytes: int = 0  # of it, what cannot leave: what is pinned, and what its host memory could not hold
+
     report: Report | None = None
     reported_ns: int = 0  # when the last report came in
     agreed: bool = False  # it has reported a grant of this generation
@@ -56,8 +63,10 @@ class Client:
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
     place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
     arrived: bool = False  # in that place: all of its memory was on the card
+    evicted_ns: int | None = None  # when it lost its place at the end of its quantum; None: it has one, or had none
     coming: bool = False  # decided: others make room for it
     leaving_since_ns: int | None = None  # since when it should leave and nothing of it has left
+    failed_ns: int | None = None  # when that had lasted for too long; None: it leaves when it should
 
     gang: str = ""  # the gang that the coordinator counts it in
     ruling: Ruling = Ruling.NONE  # what the coordinator says about it
@@ -105,29 +114,6 @@ class Client:
         """Whether its library can move memory."""
         return self.report is not None and self.report.swaps
 
-    @property
-    def footprint_bytes(self) -> int:
-        return self._credible(self.report.footprint_bytes) if self.report else 0
-
-    @property
-    def needed_bytes(self) -> int:
-        """What its footprint takes on the card when all of it is there."""
-        return self._credible(self.report.needed_bytes or self.report.footprint_bytes) if self.report else 0
-
-    @property
-    def resident_bytes(self) -> int:
-        """What it says that it has on the card."""
-        if self.report is None:
-            return 0
-        return self._believed(self.report.resident_bytes) if self.report.swaps else self.needed_bytes
-
-    @property
-    def staying_bytes(self) -> int:
-        """What cannot leave the card: what is pinned, and what its host memory could not hold."""
-        if self.report is None or not self.report.swaps:
-            return self.resident_bytes
-        return min(self.resident_bytes, self.staying_of(self.needed_bytes))
-
     def staying_of(self, needed_bytes: int) -> int:
         """What could not leave the card if it needed `needed_bytes`. What is away already has its host memory, and
         nobody pins what is not on the card."""
@@ -146,18 +132,6 @@ class Client:
     def journal_bytes(self) -> int:
         """What the journal says that it may have: the more of resident and promised."""
         return max(self._believed(self.journal_resident_bytes), self.journal_promised_bytes)
-
-    @property
-    def wanted_bytes(self) -> int:
-        """The footprint that it asks for, at least what it has."""
-        return max(self.report.wanted_bytes, self.footprint_bytes) if self.report else 0
-
-    @property
-    def wish_bytes(self) -> int:
-        """What it needs on the card to go on: with what it asks for, at least all that it has."""
-        if self.report is None:
-            return 0
-        return max(self.report.wanted_needed_bytes or self.report.wanted_bytes, self.needed_bytes)
 
     @property
     def served_bytes(self) -> int:
@@ -262,6 +236,7 @@ class Client:
         before_resident_bytes = self.resident_bytes
         self.most_charged_bytes = max(self.most_charged_bytes, self.charge_bytes)
         self.report = report
+        self._weigh()
         self.reported_ns = now_ns
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True
@@ -279,7 +254,8 @@ class Client:
             self.resident_moved = True
             self.most_resident_bytes = max(self.most_resident_bytes, self.resident_bytes)
         if self.resident_bytes < before_resident_bytes:
-            self.leaving_since_ns = None
+            self.leaving_since_ns = self.failed_ns = None
+            self.told.discard("client-stays")
         if self.demand:
             self.demanded_ns = now_ns
             if self.turn_wait_ns is None:
@@ -305,6 +281,7 @@ class Client:
         self.journal_resident_bytes = peer.journal_resident_bytes
         self.journal_promised_bytes = peer.journal_promised_bytes
         self.allowed_bytes = max(self.allowed_bytes, peer.journal_promised_bytes)
+        self._weigh()
         if not self.spoken and self.journal_bytes > 0 and self.admitted_ns is None:
             self.admitted_ns = now_ns
 
@@ -313,7 +290,9 @@ class Client:
         if self.granted is None:
             self.first_epoch = grant.epoch
         self.granted = grant
-        self.allowed_bytes = max(self.allowed_bytes, grant.ceiling_bytes)
+        if grant.ceiling_bytes > self.allowed_bytes:
+            self.allowed_bytes = grant.ceiling_bytes
+            self._weigh()
         self.granted_ns = now_ns
         if grant.sequence == 1:
             self.promises.append(Promise(grant.epoch, grant.ceiling_bytes, grant.may_launch))
@@ -324,14 +303,31 @@ class Client:
             merged = Promise(second.epoch, ceiling_bytes, oldest.may_launch or second.may_launch)
             self.promises[:2] = [merged]
 
+    def shown(self, listed_bytes: int | None) -> None:
+        """Takes over what the driver shows of it; None: the driver does not list our processes."""
+        self.listed_bytes = listed_bytes
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Decides what to believe of its report. Called when that, or what it is judged by, has changed."""
+        report = self.report
+        if report is None:
+            return
+        needed_bytes = report.needed_bytes or report.footprint_bytes
+        if report.swaps:
+            # What is in host memory the driver cannot show, and nobody else is charged for it.
+            self.footprint_bytes, self.needed_bytes = report.footprint_bytes, needed_bytes
+            self.resident_bytes = self._believed(report.resident_bytes)
+        else:
+            self.footprint_bytes = self._believed(report.footprint_bytes)
+            self.needed_bytes = self.resident_bytes = self._believed(needed_bytes)
+        self.wanted_bytes = max(report.wanted_bytes, self.footprint_bytes)
+        self.wish_bytes = max(report.wanted_needed_bytes or report.wanted_bytes, self.needed_bytes)
+        self.staying_bytes = min(self.resident_bytes, self.staying_of(self.needed_bytes))
+
     def _believed(self, said_bytes: int) -> int:
         """What it may truly have of what it says: what it was ever allowed, or what the driver shows."""
         return said_bytes if self.listed_bytes is None else min(said_bytes, max(self.allowed_bytes, self.listed_bytes))
-
-    def _credible(self, said_bytes: int) -> int:
-        """What it may have allocated of what it says. What is in host memory the driver cannot show, and nobody else
-        is charged for it."""
-        return said_bytes if self.swaps else self._believed(said_bytes)
 
     def _has_drained(self, report: Report) -> bool:
         """Whether it is quiet by the newest word to it. One that is stuck may say in between that it runs."""

@@ -51,9 +51,9 @@ def cooperates(client: Client, moment: Moment) -> bool:
 
 
 def overdue(client: Client, moment: Moment) -> bool:
-    """Whether it should leave, and nothing of it has left for too long."""
-    since_ns = client.leaving_since_ns
-    return since_ns is not None and moment.now_ns >= since_ns + moment.policy.leave_limit_ns
+    """Whether it did not leave when it should have, lately: nothing is gained by asking it again at once."""
+    failed_ns = client.failed_ns
+    return failed_ns is not None and moment.now_ns < failed_ns + moment.policy.distrust_ns
 
 
 def is_idle(client: Client, moment: Moment) -> bool:
@@ -70,6 +70,14 @@ def quantum_ends_ns(client: Client, moment: Moment) -> int:
     """When a client with a place must make room for who waits."""
     begins_ns = client.place_ns or 0
     return begins_ns + moment.quantum_ns + (0 if client.arrived else moment.policy.arrival_limit_ns)
+
+
+def ends_for_ns(other: Client, client: Client, moment: Moment) -> int:
+    """When `other` must make room for `client`. Who has just lost its place to a third one waits a quantum before it
+    takes a place itself: of all whose quantum was over it had stayed for longest."""
+    evicted_ns = client.evicted_ns
+    own_ns = 0 if evicted_ns is None else evicted_ns + moment.quantum_ns
+    return max(quantum_ends_ns(other, moment), own_ns)
 
 
 def stands(client: Client, moment: Moment) -> bool:
@@ -117,7 +125,7 @@ def givers_for(
         elif other.place_ns is None or other.must_leave or (stands(other, moment) and not bound):
             if grows or places.get(other.key, len(queue)) > own_place:
                 givers.waiting.append(other)
-        elif bound or moment.now_ns < quantum_ends_ns(other, moment):
+        elif bound or moment.now_ns < ends_for_ns(other, client, moment):
             givers.later.append(other)
         else:
             givers.expired.append(other)

@@ -54,6 +54,9 @@ class Policy:
     leave_limit_ns: int = 5 * SECOND_NS
     """A client that should make room, and of which nothing left for so long, is not counted on."""
 
+    distrust_ns: int = 30 * SECOND_NS
+    """And it is asked again after so long."""
+
     arrival_limit_ns: int = 10 * SECOND_NS
     """The quantum of a client that does not bring its memory in starts after so long all the same."""
 

@@ -69,7 +69,7 @@ def take_relay_state(state: ArbiterState, event: RelayReported, now_ns: int, pol
         if key not in state.clients:
             state.registrations += 1
             client = Client(key, peer.allocation, peer.client, peer.pid, state.registrations)
-            client.listed_bytes = state.card.listed_bytes(peer.pid)
+            client.shown(state.card.listed_bytes(peer.pid))
             state.clients[key] = client
         state.clients[key].heard_of(peer, now_ns)
     for key in [key for key in state.early if key in living]:

@@ -62,6 +62,7 @@ def decide_residency(
 ) -> Residency:
     """Decides the ceilings. `bounds` says what each client may ever have, by its key: who asks for more is refused by
     its own library, and waits for nothing."""
+    failures = _note_failures(room.clients, moment)
     queue = _Queue.of(room.clients, bounds, moment)
     serving = _Serving(room, queue, ghost_bytes, settling, moment)
     for client in queue.first:
@@ -71,6 +72,7 @@ def decide_residency(
     for client in queue.rest:
         serving.serve(client)
     outcome = serving.outcome
+    outcome.events += failures
     _pay_out(room, serving.served, queue.goals_bytes, moment)
     waiting = outcome.unserved or outcome.deferred or any(client.coming for client in serving.served)
     if not waiting and not settling:
@@ -147,6 +149,7 @@ class _Serving:
         self._reserved_bytes = 0
         self._left_bytes: int | None = None  # what the first that must wait leaves to later ones; None: none waits
         self._newcomers_wait = False  # whose memory cannot be moved
+        self._hopeless: list[Client] = []  # for whom there is no room whoever makes some: what they have is of no use
 
     def serve(self, client: Client) -> None:
         """Gives the client room, or notes that it must wait."""
@@ -168,7 +171,7 @@ class _Serving:
         if need_bytes == 0 or (need_bytes <= have_bytes and self._is_left(client, need_bytes)):
             self._take(client, need_bytes)
             return
-        givers = givers_for(client, self._room.clients, self._queue.all, self.served, self._moment)
+        givers = self._givers_for(client)
         short_bytes = self._take_spare_of(givers, need_bytes - have_bytes)
         chosen = None
         if self._left_bytes is None and not self._settling:
@@ -184,7 +187,7 @@ class _Serving:
         if self._settling or not client.eligible:
             return
         need_bytes = self._need_bytes(client)
-        givers = givers_for(client, self._room.clients, self._queue.all, self.served, self._moment)
+        givers = self._givers_for(client)
         givers.expired.clear()
         short_bytes = self._take_spare_of(givers, need_bytes - self._have_bytes(client))
         chosen = choose(givers, short_bytes)
@@ -194,6 +197,10 @@ class _Serving:
         self._make_leave(client, chosen)
         self._take(client, need_bytes)
         client.place_ns, client.arrived = begins_ns, arrived  # its quantum goes on
+
+    def _givers_for(self, client: Client) -> Givers:
+        behind = [other for other in self._queue.all if other not in self._hopeless] + self._hopeless
+        return givers_for(client, self._room.clients, behind, self.served, self._moment)
 
     def _goal_bytes(self, client: Client) -> int:
         return self._queue.goals_bytes[client.key]
@@ -251,13 +258,15 @@ class _Serving:
             self.outcome.hand_overs += 1
         for giver, size_bytes in chosen:
             self._room.set_ceiling(giver, giver.ceiling_bytes - size_bytes)
+            if giver.place_ns is not None and giver.demand:
+                giver.evicted_ns = self._moment.now_ns
             giver.place_ns, giver.arrived = None, False
             if giver.demand and giver.memory_wait_ns is None:
                 giver.memory_wait_ns = self._moment.now_ns
 
     def _keep_room(self, client: Client) -> None:
         """Its gang does not come in yet: nobody who came later gets what it will need."""
-        givers = givers_for(client, self._room.clients, self._queue.all, self.served, self._moment)
+        givers = self._givers_for(client)
         self._wait(client, givers, self._need_bytes(client) - self._have_bytes(client))
 
     def _wait(self, client: Client, givers: Givers, short_bytes: int) -> None:
@@ -277,6 +286,8 @@ class _Serving:
             self._left_bytes = left_bytes if self._left_bytes is None else min(left_bytes, self._left_bytes)
         if not client.swaps or in_time_bytes < short_bytes <= in_time_bytes + unmovable_bytes:
             self._newcomers_wait = True
+        elif in_time_bytes < short_bytes:
+            self._hopeless.append(client)
 
 
 def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
@@ -289,6 +300,8 @@ def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
             times_ns.append(idle_from_ns(client, moment.policy))
         if client.place_ns is not None:
             times_ns.append(quantum_ends_ns(client, moment))
+        if client.evicted_ns is not None:
+            times_ns.append(client.evicted_ns + moment.quantum_ns)
         if client.allocation_waits:
             times_ns.append(max(client.progress_ns, client.memory_wait_ns or 0) + moment.policy.standing_ns)
     return [time_ns for time_ns in times_ns if time_ns > moment.now_ns]
@@ -328,21 +341,30 @@ def _keep_books(client: Client, moment: Moment, outcome: Residency) -> None:
         client.place_ns, client.arrived = None, False
     elif client.place_ns is None:
         client.place_ns, client.arrived = moment.now_ns, client.resident_bytes >= client.needed_bytes
-    if client.resident_bytes <= max(client.ceiling_bytes, client.staying_bytes):
+        client.evicted_ns = None
+    leaves = client.swaps and client.resident_bytes > max(client.ceiling_bytes, client.staying_bytes)
+    if not leaves:
         client.leaving_since_ns = None
-        client.told.discard("client-stays")
-        return
-    if client.leaving_since_ns is None:
+    elif client.leaving_since_ns is None:
         client.leaving_since_ns = moment.now_ns
-    if not overdue(client, moment):
+    if client.leaving_since_ns is not None and not overdue(client, moment):
         outcome.wake_at(client.leaving_since_ns + moment.policy.leave_limit_ns)
-    elif "client-stays" not in client.told:
-        client.told.add("client-stays")
-        failure = client.report.swap_failure if client.report else ""
-        text = (
-            f"{client.client} should leave the card and {format_bytes(client.resident_bytes)} of it are still there"
-            f"{': ' + failure if failure else ''}; those that fit go on"
-        )
-        outcome.events.append(
-            PublishEvent("client-stays", text, client.allocation, client.client, client.resident_bytes)
-        )
+
+
+def _note_failures(clients: Sequence[Client], moment: Moment) -> list[PublishEvent]:
+    """Finds who should have left by now. Gives what to tell."""
+    events = []
+    for client in clients:
+        since_ns = client.leaving_since_ns
+        if since_ns is None or overdue(client, moment) or moment.now_ns < since_ns + moment.policy.leave_limit_ns:
+            continue
+        client.failed_ns = moment.now_ns
+        if "client-stays" not in client.told:
+            client.told.add("client-stays")
+            failure = client.report.swap_failure if client.report else ""
+            text = (
+                f"{client.client} should leave the card and {format_bytes(client.resident_bytes)} of it are still "
+                f"there{': ' + failure if failure else ''}; those that fit go on"
+            )
+            events.append(PublishEvent("client-stays", text, client.allocation, client.client, client.resident_bytes))
+    return events

@@ -118,6 +118,7 @@ class Simulation:
         self._relay_sequence = 0
         self._generation = 0
         self._tick_ns: int | None = None
+        self._watches = 0
         self._last_sent: dict[str, tuple[int, int, int]] = {}
         self.start_scheduler()
         self._relay_beats()
@@ -171,7 +172,7 @@ class Simulation:
         )
         self.recorded = RecordedArbiter(arbiter, segment_entries=500, segments=1000)
         self._tick_ns = None
-        self._watch_memory(self.recorded)
+        self._watch_memory()
 
     def kill_scheduler(self) -> None:
         """The scheduler dies; messages to it are lost."""
@@ -252,7 +253,7 @@ class Simulation:
                     self.events.append(command)
         self._check()
         if isinstance(event, RelayReported) and self._sample_interval_ns() < self._policy.sample_ns:
-            self._sample()
+            self._watch_memory()
         deadline_ns = self.arbiter.next_deadline_ns()
         if deadline_ns is not None and (self._tick_ns is None or deadline_ns < self._tick_ns):
             self._tick_ns = deadline_ns
@@ -280,11 +281,17 @@ class Simulation:
         entry.grants.append((grant.generation, grant.epoch, grant.ceiling_bytes))
         self.at(self._faults.least_delay_ns, lambda: program.receive(grant))
 
-    def _watch_memory(self, recorded: RecordedArbiter) -> None:
-        """The scheduler `recorded` reads the card's memory again and again, for as long as it lives."""
-        if self.recorded is recorded:
-            self._sample()
-            self.at(self._sample_interval_ns(), lambda: self._watch_memory(recorded))
+    def _watch_memory(self) -> None:
+        """The living scheduler reads the card's memory now, and again and again from now on."""
+        self._watches += 1
+        watch = self._watches
+
+        def again() -> None:
+            if self.recorded is not None and watch == self._watches:
+                self._watch_memory()
+
+        self._sample()
+        self.at(self._sample_interval_ns(), again)
 
     def _sample_interval_ns(self) -> int:
         return self.arbiter.sample_interval_ns(self.now_ns)

@@ -1,0 +1,61 @@
+"""Programs with known data on the card, and how a test has it moved."""
+
+from typing import Any
+
+from libnvshare.tests.data.conftest import RUNNING, WAITING, Client
+
+from nvshare.v1.client_pb2 import Report
+
+# Blocks with known data, which sums() reads back on the card. `sizes` in MiB.
+FILLED = """
+    STRIDE = 1021
+    gpu = Gpu()
+    out = gpu.allocate(MIB)
+    blocks = [(gpu.allocate(int(size * MIB)), int(size * MIB)) for size in {sizes}]
+
+    def fill(seed):
+        for index, (address, size_bytes) in enumerate(blocks):
+            gpu.launch("fill", address, size_bytes // 4, STRIDE, seed + index, 1000)
+
+    def sums():
+        for index, (address, size_bytes) in enumerate(blocks):
+            gpu.launch("checksum", out + 8 * index, address, size_bytes // 4, STRIDE, 1000)
+        data = gpu.read(out, 8 * len(blocks))
+        return [int.from_bytes(data[8 * index : 8 * index + 8], "little") for index in range(len(blocks))]
+
+    def expected(seed):
+        return [
+            (seed + index) * sum(range(1, size_bytes // 4 + 1, STRIDE)) % 2**64
+            for index, (_, size_bytes) in enumerate(blocks)
+        ]
+
+    fill(5)
+    gpu.synchronize()
+    say(filled=True)
+"""
+CHECKS = """
+    while hear() == "check":
+        say(right=sums() == expected(5))
+"""
+
+
+def move(client: Client, target_bytes: int, **fields: Any) -> Report:
+    """Takes the right to launch away and has it keep so much; returns the report that says that no more is there."""
+    since = len(client.reports)
+    epoch = client.grant(may_launch=False, resident_bytes=target_bytes, **fields)
+    return client.report_where(
+        lambda report: report.epoch == epoch and report.state == WAITING and report.resident_bytes <= target_bytes,
+        since,
+    )
+
+
+def bring_back(client: Client, **fields: Any) -> Report:
+    """Lets it have all and launch; returns the report that says that it does."""
+    since = len(client.reports)
+    epoch = client.grant(**fields)
+    return client.report_where(
+        lambda report: (
+            report.epoch == epoch and report.state == RUNNING and report.resident_bytes == report.needed_bytes
+        ),
+        since,
+    )
