@@ -68,8 +68,10 @@ static bool nvs_load_take_in(struct nvs_device *device, struct nvs_load *load, s
     uint64_t room_bytes = nvs_load_allowed_bytes(device, NVS_IN);
     for (size_t i = 0; i < arena->extent_count && load->bytes < NVS_LOAD_BYTES && load->count < NVS_LOAD_EXTENTS; i++) {
         struct nvs_extent *extent = arena->extents[i];
-        if (extent->place != NVS_EXTENT_AWAY || extent->bytes > room_bytes)
+        if (extent->place != NVS_EXTENT_AWAY)
             continue;
+        if (extent->bytes > room_bytes) // one further up might fit: only to be the first to leave again
+            break;
         nvs_load_merge(arena, i, room_bytes);
         nvs_load_account(device, (int64_t)extent->bytes, (int64_t)extent->bytes);
         CUresult result = nvs_extent_make(device, extent);
