@@ -99,7 +99,7 @@ static uint64_t piece_bytes(uint64_t missing_bytes, uint64_t left_bytes) {
     return bytes;
 }
 
-// Makes one segment if there are too few. True: there were, and one was made.
+// Makes one segment if there are too few. True: there may still be too few.
 static bool grow_one(void) {
     pthread_mutex_lock(&nvs_pool.lock);
     uint64_t missing_bytes =
@@ -107,10 +107,13 @@ static bool grow_one(void) {
     bool wait = nvs_pool.waiting_slots == 0 && nvs_clock_ns() < nvs_pool.try_again_ns;
     bool full = nvs_pool.slots.segment_count == NVS_SLOTS_SEGMENTS_MAX;
     struct nvs_segment_room kept = nvs_pool.kept;
+    bool outdated = nvs_segment_from_arena() && nvs_pool_kept_wish_bytes() != nvs_pool.asked_bytes;
     uint64_t left_bytes = kept.kept_bytes > nvs_pool.slots.bytes ? kept.kept_bytes - nvs_pool.slots.bytes : 0;
     pthread_mutex_unlock(&nvs_pool.lock);
     if (missing_bytes == 0 || wait || atomic_load(&nvs_pool.leaving))
         return false;
+    if (outdated) // more is needed than room was asked for
+        return true;
     uint64_t bytes = piece_bytes(missing_bytes, left_bytes);
     struct nvs_segment memory;
     char reason[NVS_POOL_REASON_SIZE] = "the pool has as many segments as it can have";

@@ -179,3 +179,7 @@ static uint64_t room_of_limits(const char *root) {
 uint64_t nvs_host_room_bytes(const char *root) {
     return least(least(room_of_host(root), room_of_cgroups(root)), room_of_limits(root));
 }
+
+bool nvs_host_is_limited(const char *root) {
+    return room_of_cgroups(root) != NO_LIMIT;
+}

@@ -7,10 +7,14 @@
 #ifndef NVS_HOST_ROOM_H
 #define NVS_HOST_ROOM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 // The bytes; 0 where the host says nothing. `root` is the folder that proc and sys lie in: "" but in tests. Reads a
 // handful of small files: ask once a second, not for each block.
 uint64_t nvs_host_room_bytes(const char *root);
+
+// Whether one of its memory cgroups has a limit, as a container's has.
+bool nvs_host_is_limited(const char *root);
 
 #endif

@@ -6,6 +6,7 @@
 #include "settings.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,10 +17,21 @@
 // The relay has answered: a socket that is missing for a moment, while it starts anew, changes nothing.
 static atomic_bool arena_answered;
 
+// Own memory is ready five times as soon: it has huge pages. Only a limit of a cgroup makes the arena worth its price.
+static bool is_limited;
+static pthread_once_t limit_once = PTHREAD_ONCE_INIT;
+
+static void read_limit(void) {
+    is_limited = nvs_host_is_limited("");
+}
+
 bool nvs_segment_from_arena(void) {
     enum nvs_host_source source = nvs_settings_read()->host_source;
     if (source != NVS_HOST_AUTO)
         return source == NVS_HOST_ARENA;
+    pthread_once(&limit_once, read_limit);
+    if (!is_limited)
+        return false;
     return atomic_load_explicit(&arena_answered, memory_order_relaxed) || nvs_arena_exists();
 }
 

@@ -13,7 +13,7 @@ enum nvs_without_relay {
 
 // Where the host memory comes from that memory of the card is moved to.
 enum nvs_host_source {
-    NVS_HOST_AUTO,   // the node arena where its socket is, else the process's own memory
+    NVS_HOST_AUTO,   // the node arena where its socket is and the process's memory is limited, else its own memory
     NVS_HOST_OWN,    // the process's own memory, within what its cgroup and the host leave it
     NVS_HOST_ARENA,  // the node arena
     NVS_HOST_SPARSE, // own memory whose pages are not made ahead, as much as one likes: for emulated GPUs

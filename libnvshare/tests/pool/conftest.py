@@ -20,17 +20,21 @@ SEGMENT = 256 * MIB
 DEADLINE_SECONDS = 20.0
 
 
+def build_programs(folder: Path, sanitizer: str = "address,undefined") -> Path:
+    """Builds the programs into the folder."""
+    return build(FOLDER / "programs", folder, EMULATOR=str(library_directory()), NVS_SANITIZE=sanitizer)
+
+
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, built with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return build(FOLDER / "programs", tmp_path_factory.mktemp("pool"), EMULATOR=str(library_directory()))
+    return build_programs(tmp_path_factory.mktemp("pool"))
 
 
 @pytest.fixture(scope="session")
 def thread_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, built with ThreadSanitizer."""
-    folder = tmp_path_factory.mktemp("pool-thread")
-    return build(FOLDER / "programs", folder, EMULATOR=str(library_directory()), NVS_SANITIZE="thread")
+    return build_programs(tmp_path_factory.mktemp("pool-thread"), "thread")
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:

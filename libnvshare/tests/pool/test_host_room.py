@@ -12,16 +12,23 @@ MIB = 1 << 20
 Room = Callable[[], int]
 
 
+def room_and_limit(programs: Path, *root: Path) -> tuple[int, bool]:
+    done = subprocess.run([programs / "room_program", *root], capture_output=True, text=True, check=True)
+    room, limited = done.stdout.split()
+    return int(room), limited == "1"
+
+
 @pytest.fixture
 def room(programs: Path, tmp_path: Path) -> Room:
     """What is said of the host in the test's folder: 64 GiB, of which 32 are available, and no cgroup."""
     write(tmp_path, "proc/meminfo", f"MemTotal: {64 * 2**20} kB\nMemFree: 5 kB\nMemAvailable: {32 * 2**20} kB\n")
+    return lambda: room_and_limit(programs, tmp_path)[0]
 
-    def ask() -> int:
-        done = subprocess.run([programs / "room_program", tmp_path], capture_output=True, text=True, check=True)
-        return int(done.stdout)
 
-    return ask
+@pytest.fixture
+def limited(programs: Path, tmp_path: Path) -> Callable[[], bool]:
+    """Whether the process is said to be limited there."""
+    return lambda: room_and_limit(programs, tmp_path)[1]
 
 
 def write(root: Path, path: str, text: str) -> None:
@@ -124,5 +131,13 @@ def test_a_limit_that_cannot_be_read_limits_nothing(room: Room, tmp_path: Path) 
 
 
 def test_the_host_that_this_runs_on_has_room(programs: Path) -> None:
-    done = subprocess.run([programs / "room_program"], capture_output=True, text=True, check=True)
-    assert 0 < int(done.stdout) < 2**50
+    assert 0 < room_and_limit(programs)[0] < 2**50
+
+
+def test_a_process_is_limited_by_a_limit_at_any_level(limited: Callable[[], bool], tmp_path: Path) -> None:
+    assert not limited()
+    write(tmp_path, "proc/self/cgroup", "0::/pod/container\n")
+    cgroup_2(tmp_path, "/pod/container", "max", GIB)
+    assert not limited()
+    cgroup_2(tmp_path, "/pod", str(2**40), GIB)
+    assert limited()

@@ -1,9 +1,10 @@
-// room_program ROOT: prints what nvs_host_room_bytes() says of the host under ROOT.
+// room_program ROOT: prints what nvs_host_room_bytes() says of the host under ROOT, and whether it is limited.
 #include "host_room.h"
 
 #include <stdio.h>
 
 int main(int count, char **words) {
-    printf("%llu\n", (unsigned long long)nvs_host_room_bytes(count > 1 ? words[1] : ""));
+    const char *root = count > 1 ? words[1] : "";
+    printf("%llu %d\n", (unsigned long long)nvs_host_room_bytes(root), nvs_host_is_limited(root));
     return 0;
 }
