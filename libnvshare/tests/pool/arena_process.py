@@ -17,7 +17,7 @@ ALLOCATION = Allocation("a", ("GPU-00000000-0000-0000-0000-000000000001",), "a",
 async def main() -> None:
     folder = Path(sys.argv[1])
     changed = asyncio.Event()
-    server = ArenaServer(int(sys.argv[2]), folder / "arena.json", lambda _: ALLOCATION, changed.set)
+    server = ArenaServer(int(sys.argv[2]), folder / "arena.json", lambda _: ALLOCATION, changed.set, lambda _: None)
     server.load()
     listener = server.listen(folder / "arena.sock", ALLOCATION)
     making = asyncio.ensure_future(server.serve())

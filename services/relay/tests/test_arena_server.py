@@ -312,9 +312,10 @@ async def test_who_sends_what_is_no_request_is_disconnected(raw: Raw, packet: by
     assert await raw.receive() == b""
 
 
-async def test_hello_twice_is_refused(tenant: Raw) -> None:
+async def test_hello_twice_is_refused_and_counted(arena: Node, tenant: Raw) -> None:
     await tenant.send(Request(Kind.HELLO, 1, 1).encode())
     assert await tenant.receive() == b""
+    await arena.states.until(lambda state: state.refused_connections == 1)
 
 
 async def test_a_descriptor_that_was_not_asked_for_is_closed(tenant: Raw) -> None:

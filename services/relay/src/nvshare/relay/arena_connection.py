@@ -9,8 +9,6 @@ import socket
 import time
 from collections.abc import Callable
 
-import structlog
-
 from nvshare.relay.allocations import Allocation
 from nvshare.relay.arena import TenantKey
 from nvshare.relay.arena_messages import MESSAGE_BYTES, MessageError, Reply, Request, parse_request
@@ -23,13 +21,11 @@ _REQUEST_BURST = 400
 _LONGEST_PAUSE_SECONDS = 5.0
 _MAX_DESCRIPTORS = 4
 
-_log = structlog.get_logger()
-
 
 class ArenaConnection:
     """`on_request(connection, request, descriptor)` answers through `answer`, at once or later after `hold`; the
     descriptor is closed when it returns, and it may raise MessageError. `on_closed` is called once, when the connection
-    has ended.
+    has ended, and `on_refused(reason)` before that when it was the relay that ended it.
     """
 
     def __init__(
@@ -40,6 +36,7 @@ class ArenaConnection:
         pidfd: int,
         on_request: Callable[["ArenaConnection", Request, int | None], None],
         on_closed: Callable[["ArenaConnection"], None],
+        on_refused: Callable[[str], None],
     ) -> None:
         """Owns `connection` and `pidfd`."""
         self.allocation = allocation
@@ -51,6 +48,7 @@ class ArenaConnection:
         self._pidfd = pidfd
         self._on_request = on_request
         self._on_closed = on_closed
+        self._on_refused = on_refused
         self._held = False
         self._pace = TokenBucket(_REQUESTS_PER_SECOND, _REQUEST_BURST, time.monotonic())
         loop = asyncio.get_running_loop()
@@ -151,5 +149,5 @@ class ArenaConnection:
             loop.add_reader(self._connection.fileno(), self._readable)
 
     def _refuse(self, reason: str) -> None:
-        _log.warning("a client of the arena is disconnected", allocation=self.allocation.id, reason=reason)
+        self._on_refused(f"arena: {reason}")
         self.close()

@@ -17,10 +17,13 @@ _log = structlog.get_logger()
 class ArenaListener:
     """Listens on `path` until `close`. `on_connection` owns the connections that it does not refuse with OSError."""
 
-    def __init__(self, path: Path, on_connection: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self, path: Path, on_connection: Callable[[socket.socket], None], on_refused: Callable[[str], None]
+    ) -> None:
         """Raises ListenError."""
         self._path = path
         self._on_connection = on_connection
+        self._on_refused = on_refused
         self._listening = bind_in_place(path, socket.SOCK_SEQPACKET)
         self._again: asyncio.TimerHandle | None = None
         self._listen()
@@ -52,4 +55,4 @@ class ArenaListener:
             self._on_connection(connection)
         except OSError as error:
             connection.close()
-            _log.warning("connection to the arena refused", socket=str(self._path), reason=error.strerror)
+            self._on_refused(f"arena: {error.strerror}")

@@ -45,7 +45,8 @@ class _Wanted:
 
 class ArenaServer:
     """The arena of one node, of `total_bytes`. `record` is the file with its reservations, `allocation_of` finds an
-    allocation by its ID, and `on_change` is called when the sums change.
+    allocation by its ID, `on_change` is called when the sums change, and `on_refused(reason)` hears of connections that
+    were refused or ended.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class ArenaServer:
         record: Path,
         allocation_of: Callable[[str], Allocation | None],
         on_change: Callable[[], None],
+        on_refused: Callable[[str], None],
         grace_seconds: float = _GRACE_SECONDS,
     ) -> None:
         self.account = Arena(total_bytes)
         self._record = record
         self._allocation_of = allocation_of
         self._on_change = on_change
+        self._on_refused = on_refused
         self._grace_seconds = grace_seconds
         self._memory: dict[int, Memory] = {}  # by segment
         self._pidfds: dict[TenantKey, int] = {}
@@ -102,7 +105,7 @@ class ArenaServer:
 
     def listen(self, path: Path, allocation: Allocation) -> ArenaListener:
         """Listens at `path` for the processes of an allocation. Raises ListenError."""
-        return ArenaListener(path, lambda connection: self._accept(connection, self._now(allocation)))
+        return ArenaListener(path, lambda connection: self._accept(connection, self._now(allocation)), self._on_refused)
 
     async def sweep(self) -> None:
         """Ends tenants that live, have been without a connection for long, and have none of the memory mapped: they
@@ -157,7 +160,9 @@ class ArenaServer:
         except (ProcessGoneError, OSError) as error:
             os.close(pidfd)
             raise OSError(errno.ESRCH, str(error)) from None
-        self._guests.add(ArenaConnection(connection, allocation, process, pidfd, self._request, self._closed))
+        self._guests.add(
+            ArenaConnection(connection, allocation, process, pidfd, self._request, self._closed, self._on_refused)
+        )
 
     def _closed(self, connection: ArenaConnection) -> None:
         self._guests.discard(connection)
@@ -177,8 +182,10 @@ class ArenaServer:
             match request.kind:
                 case Kind.RESERVE:
                     self._complete(connection, tenant)
-                    self.account.reserve(tenant, request.value, self._most_bytes(connection), available_bytes())
-                    self._changed()
+                    before = tenant.reserved_bytes
+                    most = self._most_bytes(connection)
+                    if self.account.reserve(tenant, request.value, most, available_bytes()) != before:
+                        self._changed()
                 case Kind.SEGMENT:
                     self._want(connection, tenant, request)
                     return

@@ -62,7 +62,9 @@ class Relay:
         self._registry = Registry(JournalFile(directory.relay_journal), self._changed.set)
         self._arena = None
         if arena_bytes:
-            self._arena = ArenaServer(arena_bytes, directory.relay_arena, self._allocation, self._changed.set)
+            self._arena = ArenaServer(
+                arena_bytes, directory.relay_arena, self._allocation, self._changed.set, self._refused
+            )
         self._folders = AllocationFolders(
             directory, self._client_session, self._is_in_use, self._changed.set, self._disconnect, self._arena
         )
