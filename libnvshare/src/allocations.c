@@ -1,14 +1,10 @@
 // The wrappers that allocate, free, and answer how much memory there is.
 //
-// Linear and pitched memory comes out of the device's arena and can move. Managed and stream-ordered memory, physical
-// handles on a device, and arrays are the driver's own: counted, and pinned. Stream-ordered memory counts until it is
-// freed, although its pool may keep it longer. A stream-ordered allocation that is only captured is a node of a graph
-// and is not counted.
+// Linear and pitched memory comes out of the device's arena and can move (stream-ordered memory, too: mempool.c).
+// Managed memory, physical handles on a device, and arrays are the driver's own: counted, and pinned.
 #include "call.h"
-#include "capture.h"
 #include "footprint.h"
 #include "library.h"
-#include "log.h"
 
 // Alignment of rows that is assumed before the driver has chosen the pitch.
 #define NVS_PITCH_BYTES 512u
@@ -50,7 +46,7 @@ NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
     if (device == NULL || dptr == NULL || bytesize == 0)
         return nvs_real.cuMemAlloc_v2(dptr, bytesize);
     if (nvs_memory_ready(device))
-        return nvs_memory_allocate(device, context, bytesize, dptr);
+        return nvs_memory_allocate(device, &(struct nvs_request){.bytes = bytesize, .context = context}, dptr);
     NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAlloc_v2(dptr, bytesize), *dptr, NVS_PIN_LINEAR);
 }
 
@@ -66,7 +62,7 @@ NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t
     size_t bytes = Height != 0 && row > SIZE_MAX / Height ? SIZE_MAX : row * Height;
     bool known_element = ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16;
     if (known_element && bytes != 0 && nvs_memory_ready(device)) {
-        CUresult result = nvs_memory_allocate(device, context, bytes, dptr);
+        CUresult result = nvs_memory_allocate(device, &(struct nvs_request){.bytes = bytes, .context = context}, dptr);
         if (result == CUDA_SUCCESS)
             *pPitch = row;
         return result;
@@ -85,28 +81,6 @@ NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsign
         return nvs_real.cuMemAllocManaged(dptr, bytesize, flags);
     NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAllocManaged(dptr, bytesize, flags), *dptr, NVS_PIN_MANAGED);
 }
-
-#define NVS_ASYNC_WRAPPER(name, stream, params, args)                                                                  \
-    NVS_EXPORT CUresult name params {                                                                                  \
-        CUcontext context = NULL;                                                                                      \
-        struct nvs_device *device = nvs_memory_device(&context);                                                       \
-        if (nvs_real.name == NULL)                                                                                     \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                 \
-            return nvs_real.name args;                                                                                 \
-        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr, NVS_PIN_STREAM_ORDERED);                    \
-    }
-
-NVS_ASYNC_WRAPPER(cuMemAllocAsync, hStream, (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
-                  (dptr, bytesize, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocAsync_ptsz, NVS_OWN(hStream), (CUdeviceptr * dptr, size_t bytesize, CUstream hStream),
-                  (dptr, bytesize, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync, hStream,
-                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
-                  (dptr, bytesize, pool, hStream))
-NVS_ASYNC_WRAPPER(cuMemAllocFromPoolAsync_ptsz, NVS_OWN(hStream),
-                  (CUdeviceptr * dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream),
-                  (dptr, bytesize, pool, hStream))
 
 NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop,
                                 unsigned long long flags) {
@@ -187,33 +161,31 @@ NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
 
 // ---- Freeing. Out of the table first: the address may be another allocation's as soon as the driver has freed it.
 
-// `owner`: the device whose arena the object lies in, or NULL.
-#define NVS_FREE_WRAPPER(name, owner, object, params, args)                                                            \
+#define NVS_FREE_WRAPPER(name, handle, params, args)                                                                   \
     NVS_EXPORT CUresult name params {                                                                                  \
         if (nvs_real.name == NULL)                                                                                     \
             return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        struct nvs_device *nvs_owner = (owner);                                                                        \
-        if (nvs_owner != NULL)                                                                                         \
-            return nvs_memory_free(nvs_owner, (CUdeviceptr)(object));                                                  \
-        struct nvs_allocation allocation = nvs_footprint_take((uint64_t)(object));                                     \
+        struct nvs_allocation allocation = nvs_footprint_take((uintptr_t)(handle));                                    \
         CUresult result = nvs_real.name args;                                                                          \
-        if (allocation.key != 0 && result == CUDA_SUCCESS)                                                             \
-            nvs_footprint_release(allocation.device, allocation.bytes);                                                \
-        else if (allocation.key != 0)                                                                                  \
-            nvs_footprint_put(&allocation);                                                                            \
+        nvs_footprint_freed(&allocation, result);                                                                      \
         return result;                                                                                                 \
     }
-#define NVS_FREE_ADDRESS_WRAPPER(name, params, args)                                                                   \
-    NVS_FREE_WRAPPER(name, nvs_memory_device_of(dptr), dptr, params, args)
-#define NVS_FREE_HANDLE_WRAPPER(name, handle, params, args)                                                            \
-    NVS_FREE_WRAPPER(name, NULL, (uintptr_t)(handle), params, args)
 
-NVS_FREE_ADDRESS_WRAPPER(cuMemFree_v2, (CUdeviceptr dptr), (dptr))
-NVS_FREE_ADDRESS_WRAPPER(cuMemFreeAsync, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
-NVS_FREE_ADDRESS_WRAPPER(cuMemFreeAsync_ptsz, (CUdeviceptr dptr, CUstream hStream), (dptr, hStream))
-NVS_FREE_HANDLE_WRAPPER(cuMemRelease, handle, (CUmemGenericAllocationHandle handle), (handle))
-NVS_FREE_HANDLE_WRAPPER(cuArrayDestroy, hArray, (CUarray hArray), (hArray))
-NVS_FREE_HANDLE_WRAPPER(cuMipmappedArrayDestroy, hMipmappedArray, (CUmipmappedArray hMipmappedArray), (hMipmappedArray))
+NVS_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr) {
+    struct nvs_device *device = nvs_memory_device_of(dptr);
+    if (nvs_real.cuMemFree_v2 == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (device != NULL)
+        return nvs_memory_free(device, dptr, NULL, 0);
+    struct nvs_allocation allocation = nvs_footprint_take(dptr);
+    CUresult result = nvs_real.cuMemFree_v2(dptr);
+    nvs_footprint_freed(&allocation, result);
+    return result;
+}
+
+NVS_FREE_WRAPPER(cuMemRelease, handle, (CUmemGenericAllocationHandle handle), (handle))
+NVS_FREE_WRAPPER(cuArrayDestroy, hArray, (CUarray hArray), (hArray))
+NVS_FREE_WRAPPER(cuMipmappedArrayDestroy, hMipmappedArray, (CUmipmappedArray hMipmappedArray), (hMipmappedArray))
 
 // ---- Answers: a program with a limit sees a card of that size.
 

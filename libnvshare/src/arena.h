@@ -23,6 +23,9 @@
 #define NVS_EXTENT_MERGED_BYTES (UINT64_C(64) << 20)
 #define NVS_EXTENT_GROWTH_BYTES (UINT64_C(32) << 20)
 
+struct nvs_mempool;
+struct nvs_stream;
+
 // Where the bytes of an extent are.
 enum nvs_extent_place {
     NVS_EXTENT_PRESENT, // on the card
@@ -54,12 +57,15 @@ struct nvs_block {
     uint64_t address, bytes;
     bool used; // a block
     // Of a block; the caller's, the arena only keeps them:
-    bool ending;          // it is being freed
-    uint32_t pins;        // reasons why it must stay on the card: bits of enum nvs_pin
-    bool synchronous;     // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
-    uint64_t asked_bytes; // as the program asked
-    uint64_t identity;    // of the buffer, never used again
-    CUcontext context;    // that it was allocated in
+    bool ending;                 // it is being freed
+    uint32_t pins;               // reasons why it must stay on the card: bits of enum nvs_pin
+    bool synchronous;            // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
+    uint64_t asked_bytes;        // as the program asked
+    uint64_t identity;           // of the buffer, never used again
+    CUcontext context;           // that it was allocated in
+    struct nvs_mempool *pool;    // that it belongs to; NULL: none
+    struct nvs_stream *freed_on; // ending: it was freed in the order of this stream,
+    uint64_t freed_at;           // after so many of its calls; NULL: after all work so far
     struct nvs_block *next_ending;
     // Of a free span: bytes on extents from its start on, and up to its end.
     uint64_t head_bytes, tail_bytes;

@@ -244,7 +244,7 @@ static uint64_t nvs_tick(uint64_t now_ns) {
         if (!atomic_load_explicit(&nvs_devices[i].in_use, memory_order_acquire))
             continue;
         next_ns = nvs_sooner(next_ns, nvs_device_tick(&nvs_devices[i], now_ns));
-        if (!nvs_memory_sweep(&nvs_devices[i]))
+        if (!nvs_memory_sweep(&nvs_devices[i], false))
             next_ns = nvs_sooner(next_ns, now_ns + NVS_SWEEP_LOOK_NS);
     }
     return next_ns;

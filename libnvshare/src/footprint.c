@@ -72,6 +72,13 @@ void nvs_footprint_put(const struct nvs_allocation *allocation) {
     pthread_mutex_unlock(&nvs_table_lock);
 }
 
+void nvs_footprint_freed(const struct nvs_allocation *allocation, CUresult result) {
+    if (result != CUDA_SUCCESS)
+        nvs_footprint_put(allocation);
+    else if (allocation->key != 0)
+        nvs_footprint_release(allocation->device, allocation->bytes);
+}
+
 void nvs_footprint_add(struct nvs_device *device, CUcontext context, uint64_t key, uint64_t bytes, enum nvs_pin pin) {
     struct nvs_allocation allocation = {key, device, context, bytes, pin};
     nvs_footprint_put(&allocation);

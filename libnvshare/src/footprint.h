@@ -65,6 +65,9 @@ struct nvs_allocation {
 struct nvs_allocation nvs_footprint_take(uint64_t key);
 void nvs_footprint_put(const struct nvs_allocation *allocation);
 
+// What the driver said to the freeing of an allocation that was taken: gives its bytes back, or puts it back.
+void nvs_footprint_freed(const struct nvs_allocation *allocation, CUresult result);
+
 // A context ended, and all its allocations with it.
 void nvs_footprint_context_ended(CUcontext context);
 

@@ -179,6 +179,8 @@ static bool nvs_export_start(void) {
 // The block is there and stays: its handle.
 static CUresult nvs_export_block(struct nvs_block *block, void *argument) {
     struct nvs_ipc_handle *handle = argument;
+    if (block->pool != NULL)
+        return CUDA_ERROR_INVALID_VALUE; // as for the driver's own pools
     handle->address = block->address;
     handle->bytes = block->asked_bytes;
     handle->identity = block->identity;

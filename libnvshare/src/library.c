@@ -8,6 +8,7 @@
 #include "host_pool.h"
 #include "ipc.h"
 #include "log.h"
+#include "mempool.h"
 #include "settings.h"
 #include "stream.h"
 #include "swap.h"
@@ -43,6 +44,7 @@ static void nvs_atfork_child(void) {
     nvs_devices_atfork_child();
     nvs_footprint_atfork_child();
     nvs_ipc_atfork_child();
+    nvs_mempool_atfork_child();
 }
 
 static void nvs_library_prepare(void) {

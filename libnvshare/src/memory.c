@@ -7,6 +7,7 @@
 #include "footprint.h"
 #include "library.h"
 #include "log.h"
+#include "mempool.h"
 #include "stream.h"
 #include "swap.h"
 
@@ -133,25 +134,51 @@ static void nvs_memory_wait_for_card(struct nvs_device *device) {
     pthread_mutex_unlock(&device->lock);
 }
 
-// Finds a place whose bytes are reserved, waiting for the scheduler if need be. Caller holds the memory's lock, which
-// is given up meanwhile.
-static CUresult nvs_memory_reserve(struct nvs_device *device, uint64_t bytes, struct nvs_placement *placement) {
+// A block that this stream has freed and that fits, not much larger than what is asked for: on the same stream it may
+// be used again at once. Caller holds the memory's lock.
+static struct nvs_block **nvs_memory_reusable(struct nvs_memory *memory, const struct nvs_request *request) {
+    if (request->stream == NULL)
+        return NULL;
+    for (struct nvs_block **link = &memory->ending; *link != NULL; link = &(*link)->next_ending)
+        if ((*link)->freed_on == request->stream && (*link)->pool == request->pool &&
+            (*link)->bytes >= request->bytes &&
+            (*link)->bytes - request->bytes <= request->bytes / 8 + NVS_BLOCK_ALIGNMENT)
+            return link;
+    return NULL;
+}
+
+// Finds a place whose bytes are reserved, waiting for the scheduler if need be, or a block to use again (the link to
+// it). Caller holds the memory's lock, which is given up meanwhile.
+static CUresult nvs_memory_reserve(struct nvs_device *device, const struct nvs_request *request,
+                                   struct nvs_placement *placement, struct nvs_block ***reused) {
     struct nvs_memory *memory = &device->memory;
-    struct nvs_wish wish = {.device = device, .bytes = bytes};
+    struct nvs_wish wish = {.device = device, .bytes = request->bytes};
     CUresult result;
+    bool looked = false, waited = false;
     for (;;) {
-        pthread_mutex_lock(&device->lock);
-        if (nvs_arena_place(&memory->arena, bytes, nvs_footprint_room_bytes(device), placement)) {
-            wish.needed_bytes = placement->new_bytes;
-            result = nvs_footprint_try(&wish);
-        } else {
-            result = CUDA_ERROR_OUT_OF_MEMORY;
+        *reused = nvs_memory_reusable(memory, request);
+        if (*reused == NULL && memory->ending != NULL && !looked) {
+            looked = true;
+            pthread_mutex_unlock(&memory->lock);
+            (void)nvs_memory_sweep(device, false);
+            pthread_mutex_lock(&memory->lock);
+            continue;
         }
+        pthread_mutex_lock(&device->lock);
+        bool placed = *reused != NULL ||
+                      nvs_arena_place(&memory->arena, request->bytes, nvs_footprint_room_bytes(device), placement);
+        wish.needed_bytes = *reused != NULL || !placed ? 0 : placement->new_bytes;
+        result = placed ? nvs_footprint_try(&wish) : CUDA_ERROR_OUT_OF_MEMORY;
         if (result != CUDA_ERROR_NOT_READY)
             break;
+        bool waits = memory->ending == NULL || waited;
         pthread_mutex_unlock(&memory->lock);
-        nvs_footprint_wait(&wish);
+        if (waits)
+            nvs_footprint_wait(&wish);
         pthread_mutex_unlock(&device->lock);
+        if (!waits)
+            (void)nvs_memory_sweep(device, true); // what was freed may make the room
+        waited = !waits;
         pthread_mutex_lock(&memory->lock);
     }
     nvs_footprint_tried(&wish);
@@ -159,43 +186,63 @@ static CUresult nvs_memory_reserve(struct nvs_device *device, uint64_t bytes, st
     return result;
 }
 
-static CUresult nvs_memory_try(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address) {
+// The block at a place that is reserved; its extents are made. NULL: all is given back.
+static struct nvs_block *nvs_memory_make(struct nvs_device *device, uint64_t bytes,
+                                         const struct nvs_placement *placement, CUresult *result) {
+    struct nvs_arena *arena = &device->memory.arena;
+    struct nvs_block *block = NULL;
+    *result = nvs_memory_cover(device, placement);
+    if (*result == CUDA_SUCCESS) {
+        block = nvs_arena_add_block(arena, placement->address, placement->bytes);
+        *result = block == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+    }
+    if (block == NULL) {
+        // Extents that were made count until they are gone; the others never were.
+        uint64_t missing = 0, from = placement->cover_from, start, length;
+        for (; nvs_arena_missing(arena, from, placement->cover_to, &start, &length); from = start + length)
+            missing += length;
+        nvs_footprint_give(device, &(struct nvs_bytes){bytes, missing, missing, 0});
+        nvs_memory_trim(device, placement->cover_from, placement->cover_to);
+    }
+    return block;
+}
+
+static CUresult nvs_memory_try(struct nvs_device *device, const struct nvs_request *request, CUdeviceptr *address) {
     struct nvs_memory *memory = &device->memory;
     struct nvs_placement placement;
+    struct nvs_block **reused;
     pthread_mutex_lock(&memory->lock);
-    CUresult result = nvs_memory_reserve(device, bytes, &placement);
-    if (result == CUDA_SUCCESS) {
-        struct nvs_block *block = NULL;
-        result = nvs_memory_cover(device, &placement);
-        if (result == CUDA_SUCCESS) {
-            block = nvs_arena_add_block(&memory->arena, placement.address, placement.bytes);
-            result = block == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
-        }
-        if (block != NULL) {
-            block->asked_bytes = bytes;
-            block->context = memory->context = context;
-            block->identity = ++memory->identity;
-            *address = block->address;
-        } else {
-            // Extents that were made count until they are gone; the others never were.
-            uint64_t missing = 0, from = placement.cover_from, start, length;
-            for (; nvs_arena_missing(&memory->arena, from, placement.cover_to, &start, &length); from = start + length)
-                missing += length;
-            nvs_footprint_give(device, &(struct nvs_bytes){bytes, missing, missing, 0});
-            nvs_memory_trim(device, placement.cover_from, placement.cover_to);
-            result = result == CUDA_ERROR_OUT_OF_MEMORY ? CUDA_ERROR_NOT_READY : result;
-        }
+    CUresult result = nvs_memory_reserve(device, request, &placement, &reused);
+    struct nvs_block *block = NULL;
+    if (result == CUDA_SUCCESS && reused != NULL) {
+        block = *reused;
+        *reused = block->next_ending;
+        block->next_ending = NULL;
+        block->freed_on = NULL;
+        block->ending = false;
+    } else if (result == CUDA_SUCCESS) {
+        block = nvs_memory_make(device, request->bytes, &placement, &result);
+        if (result == CUDA_ERROR_OUT_OF_MEMORY)
+            result = CUDA_ERROR_NOT_READY;
+    }
+    if (block != NULL) {
+        memory->context = request->context;
+        nvs_mempool_took(request->pool, request->bytes, reused == NULL ? block->bytes : 0);
+        block->asked_bytes = request->bytes;
+        block->context = request->pool == NULL ? request->context : NULL;
+        block->pool = request->pool;
+        block->identity = ++memory->identity;
+        *address = block->address;
     }
     pthread_mutex_unlock(&memory->lock);
     return result;
 }
 
-CUresult nvs_memory_allocate(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address) {
+CUresult nvs_memory_allocate(struct nvs_device *device, const struct nvs_request *request, CUdeviceptr *address) {
     uint64_t since_ns = 0;
-    (void)nvs_memory_sweep(device);
-    nvs_swap_keep_room(device, bytes);
+    nvs_swap_keep_room(device, request->bytes);
     for (;;) {
-        CUresult result = nvs_memory_try(device, context, bytes, address);
+        CUresult result = nvs_memory_try(device, request, address);
         if (result != CUDA_ERROR_NOT_READY)
             return result;
         uint64_t now_ns = nvs_clock_ns();
@@ -207,229 +254,4 @@ CUresult nvs_memory_allocate(struct nvs_device *device, CUcontext context, uint6
             return CUDA_ERROR_OUT_OF_MEMORY;
         nvs_memory_wait_for_card(device);
     }
-}
-
-// ---- Pins, peers and facts
-
-void nvs_memory_share(struct nvs_device *device, struct nvs_device *accessor) {
-    if (device == NULL || accessor == NULL || device == accessor)
-        return;
-    struct nvs_memory *memory = &device->memory;
-    pthread_mutex_lock(&memory->lock);
-    atomic_fetch_or_explicit(&device->accessed_by, 1u << accessor->ordinal, memory_order_acq_rel);
-    for (size_t i = 0; i < memory->arena.extent_count; i++) {
-        const struct nvs_extent *extent = memory->arena.extents[i];
-        if (extent->place != NVS_EXTENT_AWAY && nvs_extent_access(device, extent) != CUDA_SUCCESS)
-            nvs_log_once(NVS_LOG_ERROR, "%s: its memory cannot be made accessible to %s", device->uuid, accessor->uuid);
-    }
-    pthread_mutex_unlock(&memory->lock);
-}
-
-// The block that holds all of [address, address + bytes), and lives. Caller holds the memory's lock.
-static struct nvs_block *nvs_memory_block(const struct nvs_memory *memory, CUdeviceptr address, uint64_t bytes) {
-    struct nvs_block *block = nvs_arena_find_block(&memory->arena, address);
-    if (block == NULL || block->ending || address - block->address >= block->asked_bytes ||
-        bytes > block->address + block->asked_bytes - address)
-        return NULL;
-    return block;
-}
-
-CUresult nvs_memory_facts(struct nvs_device *device, CUdeviceptr address, struct nvs_block_facts *facts) {
-    struct nvs_memory *memory = &device->memory;
-    pthread_mutex_lock(&memory->lock);
-    const struct nvs_block *block = nvs_memory_block(memory, address, 1);
-    if (block != NULL)
-        *facts = (struct nvs_block_facts){block->address, block->asked_bytes, block->identity,
-                                          block->context, block->synchronous, memory->rdma};
-    pthread_mutex_unlock(&memory->lock);
-    return block == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
-}
-
-// Whether all of the block is on the card and at rest. Caller holds the memory's lock.
-static bool nvs_memory_present(const struct nvs_arena *arena, const struct nvs_block *block) {
-    uint64_t end = block->address + block->bytes;
-    for (size_t i = nvs_arena_extent_from(arena, block->address);
-         i < arena->extent_count && arena->extents[i]->address < end; i++)
-        if (arena->extents[i]->place != NVS_EXTENT_PRESENT)
-            return false;
-    return true;
-}
-
-// Counts the block's first pin in its extents, or takes its last one out. Caller holds the memory's lock.
-static void nvs_memory_count_pin(struct nvs_device *device, const struct nvs_block *block, bool pinned) {
-    struct nvs_arena *arena = &device->memory.arena;
-    uint64_t bytes = 0, end = block->address + block->bytes;
-    for (size_t i = nvs_arena_extent_from(arena, block->address);
-         i < arena->extent_count && arena->extents[i]->address < end; i++) {
-        struct nvs_extent *extent = arena->extents[i];
-        if (extent->pins == (pinned ? 0 : 1))
-            bytes += extent->bytes;
-        extent->pins += pinned ? 1u : -1u;
-    }
-    if (!pinned) {
-        nvs_footprint_give(device, &(struct nvs_bytes){.pinned_bytes = bytes});
-        return;
-    }
-    pthread_mutex_lock(&device->lock);
-    device->pinned_bytes += bytes;
-    pthread_mutex_unlock(&device->lock);
-    nvs_control_poke((size_t)device->ordinal);
-}
-
-static void nvs_memory_unpin(struct nvs_device *device, struct nvs_block *block) {
-    if (block->pins == 0)
-        return;
-    for (int pin = 0; pin < NVS_PINS; pin++)
-        if ((block->pins >> pin & 1) != 0)
-            nvs_pin_remove(&device->pins, (enum nvs_pin)pin);
-    nvs_memory_count_pin(device, block, false);
-    block->pins = 0;
-}
-
-CUresult nvs_memory_pin(struct nvs_device *device, CUdeviceptr address, uint64_t bytes, enum nvs_pin pin,
-                        CUresult (*call)(struct nvs_block *block, void *argument), void *argument) {
-    struct nvs_memory *memory = &device->memory;
-    CUresult result = CUDA_SUCCESS;
-    while (result == CUDA_SUCCESS) {
-        pthread_mutex_lock(&memory->lock);
-        struct nvs_block *block = nvs_memory_block(memory, address, bytes);
-        bool present = block != NULL && nvs_memory_present(&memory->arena, block);
-        if (block == NULL)
-            result = CUDA_ERROR_INVALID_VALUE;
-        else if (present && call != NULL)
-            result = call(block, argument);
-        if (present && result == CUDA_SUCCESS && (block->pins >> pin & 1) == 0) {
-            if (block->pins == 0)
-                nvs_memory_count_pin(device, block, true);
-            block->pins |= 1u << pin;
-            nvs_pin_add(&device->pins, pin);
-        }
-        pthread_mutex_unlock(&memory->lock);
-        if (present)
-            break;
-        if (result == CUDA_SUCCESS) // it is away: its gate opens when it is back
-            result = nvs_library_leaving() ? CUDA_ERROR_DEINITIALIZED : nvs_device_wait_open(device, NVS_COPY);
-    }
-    return result;
-}
-
-// ---- Freeing
-
-// Work of these devices may be on its memory.
-static uint32_t nvs_memory_users(const struct nvs_device *device) {
-    return 1u << device->ordinal | atomic_load_explicit(&device->accessed_by, memory_order_acquire);
-}
-
-// Takes ended blocks out of the arena. Caller holds the memory's lock.
-static void nvs_memory_end(struct nvs_device *device, struct nvs_block *block) {
-    struct nvs_arena *arena = &device->memory.arena;
-    while (block != NULL) {
-        struct nvs_block *next = block->next_ending;
-        uint64_t from = block->address, to = block->address + block->bytes;
-        block->next_ending = NULL;
-        nvs_memory_unpin(device, block);
-        nvs_arena_remove_block(arena, block);
-        nvs_memory_trim(device, from, to);
-        block = next;
-    }
-}
-
-static struct nvs_block *nvs_memory_take_ending(struct nvs_memory *memory) {
-    struct nvs_block *ending = memory->ending;
-    memory->ending = NULL;
-    return ending;
-}
-
-// Ends the blocks, or puts them (back) into quarantine. Caller holds the memory's lock.
-static void nvs_memory_end_or_keep(struct nvs_device *device, struct nvs_block *blocks, bool done) {
-    if (done) {
-        nvs_memory_end(device, blocks);
-        return;
-    }
-    while (blocks != NULL) {
-        struct nvs_block *next = blocks->next_ending;
-        blocks->next_ending = device->memory.ending;
-        device->memory.ending = blocks;
-        blocks = next;
-    }
-}
-
-// Ends what is in quarantine once everything that was launched so far is done: waits for that, or only looks. True if
-// none is left.
-static bool nvs_memory_finish(struct nvs_device *device, bool waits) {
-    struct nvs_memory *memory = &device->memory;
-    if (waits)
-        pthread_mutex_lock(&memory->lock);
-    else if (pthread_mutex_trylock(&memory->lock) != 0)
-        return false; // memory moves: look again
-    struct nvs_block *ending = nvs_memory_take_ending(memory);
-    pthread_mutex_unlock(&memory->lock);
-    if (ending == NULL)
-        return true;
-    uint32_t users = nvs_memory_users(device);
-    bool done = !nvs_capture_any();
-    for (size_t i = 0; i < nvs_device_count() && done; i++)
-        if ((users >> i & 1) != 0)
-            done = nvs_stream_finish(&nvs_devices[i], waits);
-    pthread_mutex_lock(&memory->lock);
-    nvs_memory_end_or_keep(device, ending, done);
-    pthread_mutex_unlock(&memory->lock);
-    return done;
-}
-
-bool nvs_memory_sweep(struct nvs_device *device) {
-    return nvs_memory_finish(device, false);
-}
-
-CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address) {
-    struct nvs_memory *memory = &device->memory;
-    pthread_mutex_lock(&memory->lock);
-    struct nvs_block *block = nvs_arena_find_block(&memory->arena, address);
-    if (block == NULL || block->address != address || block->ending) {
-        pthread_mutex_unlock(&memory->lock);
-        return CUDA_ERROR_INVALID_VALUE;
-    }
-    block->ending = true;
-    block->next_ending = memory->ending;
-    memory->ending = block;
-    nvs_footprint_give(device, &(struct nvs_bytes){.footprint_bytes = block->asked_bytes});
-    pthread_mutex_unlock(&memory->lock);
-    if (!nvs_memory_finish(device, true))
-        nvs_control_poke((size_t)device->ordinal); // whose ticks look again
-    return CUDA_SUCCESS;
-}
-
-// ---- Contexts
-
-static void nvs_memory_end_context(struct nvs_device *device, CUcontext context) {
-    struct nvs_memory *memory = &device->memory;
-    struct nvs_bytes gone = {0};
-    pthread_mutex_lock(&memory->lock);
-    struct nvs_block *block = nvs_arena_next_block(&memory->arena, memory->arena.address);
-    CUcontext other = NULL;
-    while (block != NULL) {
-        uint64_t next = block->address + block->bytes;
-        if (block->context != context) {
-            other = block->context;
-        } else if (!block->ending) {
-            gone.footprint_bytes += block->asked_bytes;
-            nvs_memory_end(device, block);
-        }
-        block = nvs_arena_next_block(&memory->arena, next);
-    }
-    nvs_footprint_give(device, &gone);
-    if (memory->context == context)
-        memory->context = other;
-    pthread_mutex_unlock(&memory->lock);
-}
-
-void nvs_memory_context_ended(CUcontext context) {
-    for (size_t i = 0; i < nvs_device_count(); i++)
-        if (atomic_load_explicit(&nvs_devices[i].memory.bytes, memory_order_acquire) != 0)
-            nvs_memory_end_context(&nvs_devices[i], context);
-}
-
-CUcontext nvs_memory_context(struct nvs_device *device) {
-    CUcontext context = device->memory.context;
-    return context != NULL ? context : atomic_load_explicit(&device->primary_context, memory_order_acquire);
 }

@@ -41,15 +41,25 @@ bool nvs_memory_ready(struct nvs_device *device);
 // The device whose linear memory has this address, or NULL. Without a lock.
 struct nvs_device *nvs_memory_device_of(CUdeviceptr address);
 
+// An allocation as it is asked for.
+struct nvs_request {
+    uint64_t bytes;
+    CUcontext context;         // that is current
+    struct nvs_mempool *pool;  // NULL: the block belongs to the context, and ends with it
+    struct nvs_stream *stream; // in whose order it is used first; NULL: in none
+};
+
 // Allocates, waiting for the scheduler if need be. CUDA_SUCCESS and the address, CUDA_ERROR_OUT_OF_MEMORY, or the error
 // of the setting without a relay.
-CUresult nvs_memory_allocate(struct nvs_device *device, CUcontext context, uint64_t bytes, CUdeviceptr *address);
+CUresult nvs_memory_allocate(struct nvs_device *device, const struct nvs_request *request, CUdeviceptr *address);
 
-// Frees the block that begins there. CUDA_ERROR_INVALID_VALUE: none does.
-CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address);
+// Frees the block that begins there: after all work so far, waiting for it; or, if a stream is given, after so many of
+// its calls, waiting for nothing. CUDA_ERROR_INVALID_VALUE: no block begins there.
+CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address, struct nvs_stream *stream, uint64_t calls);
 
-// Ends the blocks in quarantine if nothing is in flight any more. False: some are left, look again.
-bool nvs_memory_sweep(struct nvs_device *device);
+// Ends the blocks in quarantine whose work is done; waits for it, if so asked and no capture forbids it. False: some
+// are left, look again.
+bool nvs_memory_sweep(struct nvs_device *device, bool waits);
 
 // A context has ended, and its allocations with it.
 void nvs_memory_context_ended(CUcontext context);
@@ -63,6 +73,7 @@ struct nvs_block_facts {
     uint64_t identity;
     CUcontext context;
     bool synchronous, rdma;
+    struct nvs_mempool *pool; // NULL: of none
 };
 
 // CUDA_SUCCESS, or CUDA_ERROR_INVALID_VALUE: no block holds it.
@@ -73,6 +84,9 @@ CUresult nvs_memory_facts(struct nvs_device *device, CUdeviceptr address, struct
 // `call`, makes it while the block can neither move nor end, and pins only if it gives CUDA_SUCCESS.
 CUresult nvs_memory_pin(struct nvs_device *device, CUdeviceptr address, uint64_t bytes, enum nvs_pin pin,
                         CUresult (*call)(struct nvs_block *block, void *argument), void *argument);
+
+// Takes all pins off a block that ends. Caller holds the memory's lock.
+void nvs_memory_unpin(struct nvs_device *device, struct nvs_block *block);
 
 // Gives the memory of extents without blocks back. Caller holds the memory's lock.
 void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to);

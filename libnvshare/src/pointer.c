@@ -3,7 +3,7 @@
 #include "device.h"
 #include "ipc.h"
 #include "library.h"
-#include "log.h"
+#include "mempool.h"
 
 #define NVS_READ_WRITE 3u // CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE
 
@@ -73,6 +73,8 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_b
         *(int *)data = device->ordinal;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+        *(unsigned *)data = block.pool == NULL;
+        return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MAPPED:
         *(unsigned *)data = 1;
         return CUDA_SUCCESS;
@@ -92,7 +94,7 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_b
         *(unsigned long long *)data = NVS_READ_WRITE;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
-        *(CUmemoryPool *)data = NULL;
+        *(CUmemoryPool *)data = block.pool == NULL ? NULL : block.pool->handle;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
         *(size_t *)data = page_end - page;

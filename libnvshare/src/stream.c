@@ -263,6 +263,20 @@ void nvs_stream_due(struct nvs_stream *stream) {
     nvs_capture_restore(mode);
 }
 
+uint64_t nvs_stream_point(struct nvs_stream *stream) {
+    atomic_fetch_add_explicit(&stream->launched_others, 1, memory_order_release);
+    uint64_t calls = nvs_stream_launched(stream);
+    if (calls < atomic_load_explicit(&stream->next_mark, memory_order_relaxed))
+        return calls; // the control thread marks it
+    CUstreamCaptureMode mode = nvs_capture_relax();
+    pthread_mutex_lock(&stream->lock);
+    nvs_stream_retire(stream);
+    (void)nvs_stream_mark(stream);
+    pthread_mutex_unlock(&stream->lock);
+    nvs_capture_restore(mode);
+    return calls;
+}
+
 uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     uint64_t completed = atomic_load_explicit(&stream->completed, memory_order_acquire);
     if (completed == nvs_stream_launched(stream) || pthread_mutex_trylock(&stream->lock) != 0)
@@ -312,7 +326,7 @@ bool nvs_stream_finish(struct nvs_device *device, bool waits) {
     bool finished = true;
     CUstreamCaptureMode mode = nvs_capture_relax();
     struct nvs_stream *stream = atomic_load_explicit(&device->streams, memory_order_acquire);
-    for (; stream != NULL && finished; stream = stream->next) {
+    for (; stream != NULL && (finished || !waits); stream = stream->next) {
         uint64_t launched = nvs_stream_launched(stream);
         CUcontext popped;
         if (atomic_load_explicit(&stream->completed, memory_order_acquire) >= launched)
@@ -322,7 +336,7 @@ bool nvs_stream_finish(struct nvs_device *device, bool waits) {
             if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
                 nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed where memory is freed");
         } else {
-            finished = nvs_stream_settle(stream) >= launched;
+            finished = nvs_stream_settle(stream) >= launched && finished;
         }
     }
     nvs_capture_restore(mode);

@@ -76,6 +76,10 @@ void nvs_stream_start(struct nvs_stream *stream);
 // call.
 void nvs_stream_due(struct nvs_stream *stream);
 
+// What is on the stream so far counts as one more call, with a mark if one is due; waits for nothing. Returns the
+// number of calls with it: what was put on the stream before has ended once so many have completed.
+uint64_t nvs_stream_point(struct nvs_stream *stream);
+
 // Control thread: marks what is not marked yet, unless a capture is open, and takes in what has completed. Returns the
 // number of calls whose work has ended: that of all that were launched if nothing of this stream is in flight.
 uint64_t nvs_stream_settle(struct nvs_stream *stream);
