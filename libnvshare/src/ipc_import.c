@@ -37,8 +37,8 @@ struct nvs_import {
     struct nvs_import_part part[];
 };
 
-// Under the lock; it may be held over calls of the driver and of the exporter, and no other lock is taken under it but
-// a device's.
+// Under the lock; it may be held over calls of the driver and of the exporter. Streams' and devices' locks may be taken
+// under it, and it under none.
 static pthread_mutex_t nvs_import_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct nvs_import *nvs_imports;
 static uint64_t nvs_import_identity = UINT64_C(1) << 56; // of the last one; apart from those of blocks

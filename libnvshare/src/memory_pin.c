@@ -95,10 +95,10 @@ CUresult nvs_memory_pin(struct nvs_device *device, CUdeviceptr address, uint64_t
         else if (present && call != NULL)
             result = call(block, argument);
         if (present && result == CUDA_SUCCESS && (block->pins >> pin & 1) == 0) {
+            nvs_pin_add(&device->pins, pin);
             if (block->pins == 0)
                 nvs_memory_count_pin(device, block, true);
             block->pins |= 1u << pin;
-            nvs_pin_add(&device->pins, pin);
         }
         pthread_mutex_unlock(&memory->lock);
         if (present)

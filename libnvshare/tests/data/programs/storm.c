@@ -61,6 +61,18 @@ static void allocate(unsigned turn) {
     REQUIRE(cuMemFree(block));
 }
 
+// In stream order: freed while the work is in flight, and asked about meanwhile.
+static void allocate_in_order(CUstream stream, unsigned turn) {
+    CUdeviceptr block, start;
+    size_t bytes;
+    REQUIRE(cuMemAllocAsync(&block, (size_t)65536 << turn % 10, stream));
+    REQUIRE(cuMemsetD32Async(block, turn, 1024, stream));
+    REQUIRE(cuMemGetAddressRange(&start, &bytes, block + 512));
+    if (start != block || bytes != (size_t)65536 << turn % 10)
+        _exit(3);
+    REQUIRE(cuMemFreeAsync(block, stream));
+}
+
 static void *storm(void *argument) {
     unsigned thread = (unsigned)(uintptr_t)argument;
     CUstream streams[STREAMS];
@@ -73,6 +85,7 @@ static void *storm(void *argument) {
         launch(CU_STREAM_PER_THREAD, 5000);
         if (turn % 4 == thread)
             allocate(turn);
+        allocate_in_order(streams[turn % STREAMS], turn);
         if (turn % 8 == thread)
             replay();
         if (turn % 16 == thread) {
