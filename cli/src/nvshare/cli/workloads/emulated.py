@@ -41,27 +41,27 @@ class Card:
     """One of the visible cards: its kernels and one stream."""
 
     def __init__(self, index: int) -> None:
-        self._context = call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, index))
+        self.context = call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, index))
         self.select()
         self._module = call(driver.cuModuleLoadData, KERNELS)
         self._result = 0
-        self._stream = call(driver.cuStreamCreate, driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self.stream = call(driver.cuStreamCreate, driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._kernels = {
             name: call(driver.cuModuleGetFunction, self._module, name.encode()) for name in ("fill", "add", "checksum")
         }
 
     def select(self) -> None:
         """Make the thread's next calls go to this card."""
-        call(driver.cuCtxSetCurrent, self._context)
+        call(driver.cuCtxSetCurrent, self.context)
 
     def launch(self, name: str, values: tuple[int, ...], types: tuple[Any, ...]) -> None:
         """Launch a kernel with these arguments."""
-        call(driver.cuLaunchKernel, self._kernels[name], 1, 1, 1, 1, 1, 1, 0, self._stream, (values, types), 0)
+        call(driver.cuLaunchKernel, self._kernels[name], 1, 1, 1, 1, 1, 1, 0, self.stream, (values, types), 0)
 
     def synchronize(self) -> None:
         """Wait until all that was launched is done."""
         self.select()
-        call(driver.cuStreamSynchronize, self._stream)
+        call(driver.cuStreamSynchronize, self.stream)
 
     def allocate(self, size_bytes: int) -> int:
         """Address of new device memory."""
