@@ -16,9 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from services.relay.tests.conftest import Node
+from services.relay.tests.conftest import GPU, Node
 
+from nvshare.relay.allocations import Allocation
 from nvshare.relay.arena_messages import Kind, Reply, Request, parse_reply
+from nvshare.relay.arena_server import ArenaServer
 from nvshare.relay.guests import Admins
 from nvshare.relay.service import Relay
 from nvshare.relay.session import ServerAddress
@@ -416,6 +418,55 @@ async def test_no_more_connections_than_an_allocation_may_have(arena: Node) -> N
     assert ended == b""
     for one in many:
         one.close()
+
+
+@pytest.fixture
+async def alone(short_folder: Path) -> AsyncIterator[tuple[ArenaServer, Raw]]:
+    """An arena that waits for nobody who was cut off, and a tenant in this process."""
+    allocation = Allocation("a", (GPU,), "a", -1, 0, 0, "test")
+    server = ArenaServer(
+        TOTAL, short_folder / "arena.json", lambda _: allocation, lambda: None, lambda _: None, grace_seconds=0.0
+    )
+    listener = server.listen(short_folder / "arena.sock", allocation)
+    making = asyncio.ensure_future(server.serve())
+    tenant = Raw(short_folder / "arena.sock")
+    await tenant.ask(Request(Kind.HELLO, 1, 1))
+    await tenant.ask(Request(Kind.RESERVE, 32 * MIB))
+    assert (await tenant.ask(Request(Kind.SEGMENT, 16 * MIB))).error == 0
+    yield server, tenant
+    making.cancel()
+    listener.close()
+    server.close()
+    tenant.close()
+
+
+async def until_noticed(server: ArenaServer) -> None:
+    """The server has seen that its tenant's connection is gone."""
+    async with asyncio.timeout(5):
+        while server.connection_count:
+            await asyncio.sleep(0.005)
+
+
+async def test_who_was_cut_off_and_has_the_memory_mapped_keeps_it(alone: tuple[ArenaServer, Raw]) -> None:
+    server, tenant = alone
+    with mmap.mmap(tenant.descriptors[0], 16 * MIB) as mapped:
+        tenant.socket.close()
+        await until_noticed(server)
+        await server.sweep()
+        mapped[-1] = 1
+        assert (server.account.reserved_bytes, server.account.made_bytes) == (32 * MIB, 16 * MIB)
+
+
+async def test_who_was_cut_off_and_does_without_the_memory_loses_it(alone: tuple[ArenaServer, Raw]) -> None:
+    server, tenant = alone
+    tenant.socket.close()
+    await until_noticed(server)
+    await server.sweep()
+    async with asyncio.timeout(5):
+        while server.account.made_bytes:
+            await asyncio.sleep(0.005)
+    assert server.account.reserved_bytes == 0
+    assert os.fstat(tenant.descriptors[0]).st_size == 0
 
 
 async def test_one_tenant_that_has_much_made_does_not_hold_up_another(arena: Node, start: Start) -> None:

@@ -29,6 +29,7 @@ def run(seeds: bytes, **settings: str) -> "subprocess.CompletedProcess[bytes]":
         ({"NVSHARE_NATS_URL": "http://x"}, "NVSHARE_NATS_URL"),
         ({"NVSHARE_SIGNING_SEEDS_FD": "x"}, "NVSHARE_SIGNING_SEEDS_FD"),
         ({"NVSHARE_ADMIN_GROUP": "no-such-group"}, "NVSHARE_ADMIN_GROUP"),
+        ({"NVSHARE_ARENA": "half"}, "NVSHARE_ARENA"),
         ({"NVSHARE_NODE": "node-2"}, "the seeds are for node 'node-1'"),
     ],
 )

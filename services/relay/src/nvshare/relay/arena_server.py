@@ -122,6 +122,11 @@ class ArenaServer:
                 _log.info("a process does not use the arena any more", allocation=key.allocation, pid=key.process.pid)
                 self._end(tenant)
 
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open."""
+        return len(self._guests)
+
     def disconnect(self, allocation_id: str) -> None:
         """Ends the connections of an allocation; its processes come again, if they still may."""
         for connection in [one for one in self._guests if one.allocation.id == allocation_id]:
