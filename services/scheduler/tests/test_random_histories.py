@@ -5,6 +5,7 @@ are looked at (E3). NVSHARE_TEST_HISTORIES is how many histories run; a long run
 """
 
 import os
+from collections.abc import Callable
 from functools import partial
 from random import Random
 
@@ -69,10 +70,12 @@ def inflict(world: Simulation, random: Random) -> None:
         program = random.choice(world.programs)
         moment_ns, duration_ns = (random.randint(1, 6000) * MILLISECOND_NS for _ in range(2))
         program.keeps_memory_ns = duration_ns
-        does = random.choice(
-            [program.kill, partial(program.stop, duration_ns), partial(program.disconnect, duration_ns)]
-        )
-        world.at(moment_ns, does)
+        faults: list[Callable[[], None]] = [
+            program.kill,
+            partial(program.stop, duration_ns),
+            partial(program.disconnect, duration_ns),
+        ]
+        world.at(moment_ns, random.choice(faults))
     for _ in range(random.choice([0, 0, random.randint(1, 3)])):
         moment_ns = random.randint(1, 6000) * MILLISECOND_NS
         world.at(moment_ns, world.kill_scheduler)

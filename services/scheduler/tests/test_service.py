@@ -273,6 +273,48 @@ async def test_a_quantum_changes_nothing_when_the_mode_beside_it_is_refused(node
     assert not (node.directory.scheduler / "modes.json").exists()
 
 
+async def test_a6_the_quantum_is_automatic_by_default_and_kept_when_it_is_set(node: Node) -> None:
+    gpu = await node.gpu()
+    assert (gpu.quantum_auto, gpu.max_wait_us) == (True, 30_000_000)
+    assert (await node.set_mode(gpu.uuid, client_pb2.MODE_UNSPECIFIED, 700_000)).quantum_auto is False
+    reply = await node.ask(
+        "mode",
+        control_pb2.ModeRequest,
+        control_pb2.ModeReply,
+        gpu=gpu.uuid,
+        quantum_auto=True,
+        max_wait_us=9_000_000,
+    )
+    assert (reply.error, reply.quantum_auto, reply.max_wait_us) == ("", True, 9_000_000)
+    await node.stop_scheduler()
+    await node.start_scheduler()
+    gpu = await node.gpu()
+    assert (gpu.quantum_auto, gpu.max_wait_us) == (True, 9_000_000)
+
+
+async def test_quantum_longest_wait_and_overcommit_are_settings(bare_node: Node) -> None:
+    await bare_node.start_scheduler(NVSHARE_QUANTUM="7", NVSHARE_MAX_WAIT="11", NVSHARE_OVERCOMMIT="1.5")
+    await bare_node.relay()
+    gpu = await bare_node.gpu()
+    assert (gpu.quantum_us, gpu.quantum_auto, gpu.max_wait_us) == (7_000_000, False, 11_000_000)
+    assert gpu.overcommit_bytes == gpu.capacity_bytes * 3 // 2
+
+
+async def test_what_a_client_says_about_its_memory_is_in_its_grant_and_in_status(node: Node) -> None:
+    gpu = await node.gpu()
+    grants = await node.join(gpu.uuid, "a")
+    memory = {"footprint_bytes": 6 << 30, "needed_bytes": 7 << 30, "resident_bytes": 7 << 30, "pinned_bytes": 1 << 30}
+    moved = {"swapped_out_bytes": 3 << 30, "swap_out_us": 60_000, "swap_failures": 1, "swap_failure": "no host memory"}
+    await node.report(gpu.uuid, "a", swaps=True, host_room_bytes=64 << 30, pinned_reason="exported", **memory, **moved)
+    grant = await grants.until(lambda grant: grant.may_launch)
+    assert grant.resident_bytes + grant.headroom_bytes >= 7 << 30
+    assert grant.limited_by == client_pb2.LIMIT_CARD
+    client = (await node.gpu()).clients[0]
+    assert (client.needed_bytes, client.resident_bytes, client.pinned_reason) == (7 << 30, 7 << 30, "exported")
+    assert (client.swapped_out_bytes, client.swap_failure) == (3 << 30, "no host memory")
+    assert client.target_bytes >= 7 << 30
+
+
 class BrokenDriver(Driver):
     """One GPU, whose memory cannot be read for a reason that nobody foresaw."""
 
@@ -374,6 +416,8 @@ async def test_a_logical_capacity_and_the_reserve_are_settings(bare_node: Node) 
     [
         ({"NVSHARE_GPU_MEMORY": "much"}, "NVSHARE_GPU_MEMORY"),
         ({"NVSHARE_MODE": "fast"}, "NVSHARE_MODE"),
+        ({"NVSHARE_QUANTUM": "soon"}, "NVSHARE_QUANTUM"),
+        ({"NVSHARE_QUANTUM": "0"}, "NVSHARE_QUANTUM"),
         ({"NVSHARE_NODE_DIR": "/nonexistent", "NVSHARE_NODE": NODE, "NVSHARE_NATS_URL": "nats://x:1"}, "nvshare up"),
     ],
 )
