@@ -5,8 +5,6 @@
 
 #include "pipeline.h"
 
-#define WAIT_LOOK_NS 20000000ULL
-
 /* ---- Appending
  * ------------------------------------------------------------------------------------------------------- */
 
@@ -173,10 +171,7 @@ void emu_wait(struct emu_marker *marker) {
         if (marker->complete) {
             break;
         }
-        /* Never longer than WAIT_LOOK_NS: under AddressSanitizer a wake-up was seen to get lost here now and then. */
-        uint64_t look_ns = emu_now_ns() + WAIT_LOOK_NS;
         uint64_t wake_ns = emu_marker_wake(marker);
-        wake_ns = wake_ns < look_ns ? wake_ns : look_ns;
         struct timespec until = {.tv_sec = (time_t)(wake_ns / 1000000000ULL),
                                  .tv_nsec = (long)(wake_ns % 1000000000ULL)};
         pthread_cond_timedwait(&emu.changed, &emu.lock, &until);

@@ -1,4 +1,7 @@
 /* Pinned, registered and managed host memory. */
+#define _GNU_SOURCE
+#include <sys/mman.h>
+
 #include "driver.h"
 
 #include "capture.h"
@@ -6,6 +9,7 @@
 #include "managed.h"
 
 #define HOST_WINDOW_BYTES (64ULL << 30)
+#define PAGE_BYTES 4096ULL
 
 static struct emu_arena *host_arena(void) {
     static struct emu_arena host;
@@ -96,6 +100,16 @@ EMU_EXPORT CUresult CUDAAPI cuMemFreeHost(void *pointer) {
     return emu_leave(result);
 }
 
+/* Memory that is to come in huge pages would take 2 MiB of the host for each byte of sparse data. Huge pages that are
+ * there already stay; that the kernel knows none is no error. */
+static void keep_sparse(uint64_t start, uint64_t bytes) {
+    uint64_t first = (start + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+    uint64_t end = (start + bytes) & ~(PAGE_BYTES - 1);
+    if (first < end) {
+        (void)madvise((void *)(uintptr_t)first, end - first, MADV_NOHUGEPAGE);
+    }
+}
+
 EMU_EXPORT CUresult CUDAAPI cuMemHostRegister(void *pointer, size_t bytes, unsigned flags) {
     CUcontext context = NULL;
     CUresult result = emu_enter_context(&context);
@@ -119,6 +133,9 @@ EMU_EXPORT CUresult CUDAAPI cuMemHostRegister(void *pointer, size_t bytes, unsig
                               .flags = flags};
     if (result == CUDA_SUCCESS && emu_range_add(&range) == NULL) {
         result = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    if (result == CUDA_SUCCESS) {
+        keep_sparse(start, bytes);
     }
     return emu_leave(result);
 }

@@ -60,21 +60,33 @@ static bool is_zero(const char *bytes, uint64_t count) {
     return count == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, count - 1) == 0);
 }
 
-/* How many bytes from the address on are alike, and whether they were never written: for plain memory. */
-static uint64_t plain_run(uint64_t address, uint64_t bytes, bool *absent) {
+/* What the kernel said about a stretch of plain memory. */
+struct look {
+    uint64_t first;
+    uint64_t pages;
     unsigned char present[LOOK_PAGES];
-    uint64_t first = address & ~(PAGE_BYTES - 1);
-    uint64_t pages = minimum((address + bytes - first + PAGE_BYTES - 1) / PAGE_BYTES, LOOK_PAGES);
-    *absent = false;
-    if (host_has_swap() || mincore((void *)(uintptr_t)first, pages * PAGE_BYTES, present) != 0) {
-        return bytes;
+};
+
+static void look_from(struct look *look, uint64_t address, uint64_t bytes) {
+    look->first = address & ~(PAGE_BYTES - 1);
+    look->pages = minimum((address + bytes - look->first + PAGE_BYTES - 1) / PAGE_BYTES, LOOK_PAGES);
+    if (host_has_swap() || mincore((void *)(uintptr_t)look->first, look->pages * PAGE_BYTES, look->present) != 0) {
+        memset(look->present, 1, sizeof look->present);
     }
-    *absent = (present[0] & 1) == 0;
-    uint64_t alike = 1;
-    while (alike < pages && ((present[alike] & 1) == 0) == *absent) {
-        alike++;
+}
+
+/* How many bytes from the address on are alike, and whether they were never written: for plain memory. Begin with an
+ * empty look. */
+static uint64_t plain_run(struct look *look, uint64_t address, uint64_t bytes, bool *absent) {
+    if (address < look->first || address - look->first >= look->pages * PAGE_BYTES) {
+        look_from(look, address, bytes);
     }
-    return minimum(first + alike * PAGE_BYTES - address, bytes);
+    uint64_t page = (address - look->first) / PAGE_BYTES;
+    *absent = (look->present[page] & 1) == 0;
+    while (page < look->pages && ((look->present[page] & 1) == 0) == *absent) {
+        page++;
+    }
+    return minimum(look->first + page * PAGE_BYTES - address, bytes);
 }
 
 /* The same for what a memfd holds. */
@@ -94,9 +106,10 @@ static uint64_t backed_run(const struct backing *backing, uint64_t done, uint64_
 
 /* Write zeros where something else stands. */
 static void zero_plain(uint64_t destination, uint64_t bytes) {
+    struct look look = {.pages = 0};
     for (uint64_t done = 0; done < bytes;) {
         bool absent = false;
-        uint64_t run = plain_run(destination + done, bytes - done, &absent);
+        uint64_t run = plain_run(&look, destination + done, bytes - done, &absent);
         for (uint64_t end = done + run; done < end;) {
             char *part = (char *)(uintptr_t)(destination + done);
             uint64_t part_bytes = minimum(PAGE_BYTES - ((uintptr_t)part & (PAGE_BYTES - 1)), end - done);
@@ -182,11 +195,12 @@ static uint64_t data_run(const char *origin, uint64_t bytes, bool *zero) {
 /* Copy within one range on each side. */
 static void copy_piece(uint64_t destination, const struct backing *to, uint64_t source, const struct backing *from,
                        uint64_t bytes) {
+    struct look look = {.pages = 0};
     for (uint64_t done = 0; done < bytes;) {
         bool absent = false;
         bool plain = from->descriptor == EMU_NO_BACKING;
-        uint64_t run =
-            plain ? plain_run(source + done, bytes - done, &absent) : backed_run(from, done, bytes - done, &absent);
+        uint64_t run = plain ? plain_run(&look, source + done, bytes - done, &absent)
+                             : backed_run(from, done, bytes - done, &absent);
         if (plain && !absent) {
             run = data_run((const char *)(uintptr_t)(source + done), run, &absent);
         }

@@ -162,60 +162,67 @@ EMU_EXPORT CUresult CUDAAPI cuMemPoolTrimTo(CUmemoryPool pool, size_t bytes) {
     return result != CUDA_SUCCESS ? result : emu_leave(CUDA_SUCCESS);
 }
 
-EMU_EXPORT CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value) {
-    CUresult result = enter_pool(pool);
-    if (result != CUDA_SUCCESS) {
-        return result;
-    }
-    if (value == NULL) {
-        return emu_leave(CUDA_ERROR_INVALID_VALUE);
-    }
+/* What an attribute reads and writes. */
+struct attribute {
+    void *value;
+    size_t bytes;
+    enum { FREELY, TO_ZERO, NEVER } settable; /* TO_ZERO: a peak begins anew */
+};
+
+static bool find_attribute(CUmemoryPool pool, CUmemPool_attribute attribute, struct attribute *found) {
     switch (attribute) {
     case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
     case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
     case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
-        *(int *)value = pool->reuse[attribute - CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES];
-        break;
+        *found = (struct attribute){&pool->reuse[attribute - CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES],
+                                    sizeof pool->reuse[0], FREELY};
+        return true;
     case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
-        *(cuuint64_t *)value = pool->release_threshold;
-        break;
+        *found = (struct attribute){&pool->release_threshold, sizeof pool->release_threshold, FREELY};
+        return true;
     case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
     case CU_MEMPOOL_ATTR_USED_MEM_CURRENT:
-        *(cuuint64_t *)value = pool->used_bytes;
-        break;
+        *found = (struct attribute){&pool->used_bytes, sizeof pool->used_bytes, NEVER};
+        return true;
     case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
     case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
-        *(cuuint64_t *)value = pool->used_high;
-        break;
+        *found = (struct attribute){&pool->used_high, sizeof pool->used_high, TO_ZERO};
+        return true;
     default:
-        result = CUDA_ERROR_INVALID_VALUE;
+        return false;
     }
-    return emu_leave(result);
+}
+
+static CUresult enter_attribute(CUmemoryPool pool, CUmemPool_attribute attribute, const void *value,
+                                struct attribute *found) {
+    CUresult result = enter_pool(pool);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    return value != NULL && find_attribute(pool, attribute, found) ? CUDA_SUCCESS : emu_leave(CUDA_ERROR_INVALID_VALUE);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value) {
+    struct attribute found;
+    CUresult result = enter_attribute(pool, attribute, value, &found);
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    memcpy(value, found.value, found.bytes);
+    return emu_leave(CUDA_SUCCESS);
 }
 
 EMU_EXPORT CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attribute, void *value) {
-    CUresult result = enter_pool(pool);
+    struct attribute found;
+    CUresult result = enter_attribute(pool, attribute, value, &found);
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    if (value == NULL) {
-        return emu_leave(CUDA_ERROR_INVALID_VALUE);
-    }
-    switch (attribute) {
-    case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
-    case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:
-    case CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES:
-        pool->reuse[attribute - CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES] = *(const int *)value;
-        break;
-    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD:
-        pool->release_threshold = *(const cuuint64_t *)value;
-        break;
-    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
-    case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
-        result = *(const cuuint64_t *)value == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-        pool->used_high = result == CUDA_SUCCESS ? pool->used_bytes : pool->used_high;
-        break;
-    default:
+    if (found.settable == FREELY) {
+        memcpy(found.value, value, found.bytes);
+    } else if (found.settable == TO_ZERO && *(const cuuint64_t *)value == 0) {
+        pool->used_high = pool->used_bytes;
+    } else {
         result = CUDA_ERROR_INVALID_VALUE;
     }
     return emu_leave(result);

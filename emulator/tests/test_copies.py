@@ -10,6 +10,12 @@ HOST = """
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         call(driver.cuMemHostRegister, address, size, 0)
         return memory, address
+    def huge(size):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        call(driver.cuMemHostRegister, address, size, 0)
+        return memory, address
     files = []
     def shared(size):
         files.append(os.memfd_create("pool"))
@@ -27,7 +33,7 @@ from nvshare.emulator import account
 """
 
 
-@pytest.mark.parametrize("pool", ["anonymous", "shared"])
+@pytest.mark.parametrize("pool", ["anonymous", "huge", "shared"])
 def test_sparse_memory_stays_sparse_on_its_way_out_and_back(cards: Cards, pool: str) -> None:
     found = cards.run(
         HOST

@@ -159,3 +159,22 @@ def test_a_range_of_device_memory_has_a_descriptor_to_hand_out(cards: Cards) -> 
             error_of(driver.cuMemGetHandleForAddressRange, p, 8 * MIB, kind, 0)]))
     """)
     assert found == [1 << 20, 1, 1]
+
+
+def test_a_pools_peak_begins_anew_at_zero_and_its_use_cannot_be_set(cards: Cards) -> None:
+    found = cards.run("""
+        gpu = Gpu()
+        pool = call(driver.cuDeviceGetDefaultMemPool, 0)
+        kind = driver.CUmemPool_attribute
+        high, used = kind.CU_MEMPOOL_ATTR_USED_MEM_HIGH, kind.CU_MEMPOOL_ATTR_USED_MEM_CURRENT
+        number = driver.cuuint64_t
+        p = call(driver.cuMemAllocAsync, MIB, 0)
+        call(driver.cuMemFreeAsync, p, 0)
+        call(driver.cuCtxSynchronize)
+        before = int(call(driver.cuMemPoolGetAttribute, pool, high))
+        errors = [error_of(driver.cuMemPoolSetAttribute, pool, high, number(5)),
+            error_of(driver.cuMemPoolSetAttribute, pool, used, number(0)),
+            error_of(driver.cuMemPoolSetAttribute, pool, high, number(0))]
+        print(json.dumps([before, errors, int(call(driver.cuMemPoolGetAttribute, pool, high))]))
+    """)
+    assert found == [1 << 20, [1, 1, 0], 0]

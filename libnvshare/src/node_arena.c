@@ -147,13 +147,13 @@ static int ask(const struct request *request, int sent, struct reply *reply, int
         error = receive_reply(reply, &descriptor);
         if (error == 0 && reply->kind != request->kind)
             error = EPROTO;
-        if (descriptor >= 0 && (error != 0 || received == NULL)) {
+        if (descriptor >= 0 && (error != 0 || received == NULL || segment_count >= SEGMENTS_MAX)) {
             close(descriptor);
             descriptor = -1;
         }
         if (received != NULL)
             *received = descriptor;
-        if (descriptor >= 0 && segment_count < SEGMENTS_MAX) // from now on a child knows of it
+        if (descriptor >= 0) // from now on a child knows of it
             segments[segment_count++] = (struct segment){descriptor, (size_t)request->value, reply->segment};
         pthread_mutex_unlock(&descriptors);
     }
@@ -244,15 +244,23 @@ int nvs_arena_make(size_t bytes, int numa_node, int *descriptor, struct nvs_aren
     return 0;
 }
 
+// Its number at the relay; 0: it has none.
+static uint64_t forget_segment(int descriptor) {
+    size_t at = 0;
+    while (at < segment_count && segments[at].descriptor != descriptor)
+        at++;
+    if (at == segment_count)
+        return 0;
+    uint64_t id = segments[at].id;
+    segment_count--;
+    for (; at < segment_count; at++)
+        segments[at] = segments[at + 1];
+    return id;
+}
+
 void nvs_arena_give(int descriptor) {
-    uint64_t id = 0;
     pthread_mutex_lock(&descriptors);
-    for (size_t i = 0; i < segment_count; i++)
-        if (segments[i].descriptor == descriptor) {
-            id = segments[i].id;
-            segments[i] = segments[--segment_count];
-            break;
-        }
+    uint64_t id = forget_segment(descriptor);
     close(descriptor);
     pthread_mutex_unlock(&descriptors);
     struct reply reply;

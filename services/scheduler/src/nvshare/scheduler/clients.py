@@ -61,6 +61,7 @@ class Client:
     may_launch: bool = False  # decided
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
+    beyond_ns: int | None = None  # since when its wish is beyond its limit
     place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
     arrived: bool = False  # in that place: all of its memory was on the card
     evicted_ns: int | None = None  # when it lost its place at the end of its quantum; None: it has one, or had none

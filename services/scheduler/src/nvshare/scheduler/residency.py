@@ -98,12 +98,13 @@ class _Queue:
         goals_bytes = {}
         first, growing, rest = [], [], []
         for client in clients:
-            goal_bytes = client.needed_bytes if bounds[client.key].refuses(client) else client.wish_bytes
+            goal_bytes = _goal_bytes(client, bounds[client.key], moment)
             wants = client.demand or client.allocation_waits or goal_bytes > client.needed_bytes
             wants = wants or client is moment.holder or not client.swaps or client.ruling == Ruling.IN
             asks = client.asks_for_memory and goal_bytes > client.ceiling_bytes and wants
             if client.ruling == Ruling.OUT or not (asks or client.ruling == Ruling.NEXT):
                 client.memory_wait_ns = None
+                client.told.discard("memory-held")
                 client.coming = False
                 continue
             if client.memory_wait_ns is None:
@@ -124,6 +125,19 @@ class _Queue:
     @property
     def all(self) -> list[Client]:
         return self.first + self.rest
+
+
+def _goal_bytes(client: Client, bound: Bound, moment: Moment) -> int:
+    """What the client should get on the card. A wish beyond its limit is refused by its own library, unless it is of
+    several threads at once, each of which is within it: then the first of them gets what there is."""
+    if not bound.refuses(client):
+        client.beyond_ns = None
+        return client.wish_bytes
+    if client.beyond_ns is None:
+        client.beyond_ns = moment.now_ns
+    if moment.now_ns < client.beyond_ns + moment.policy.standing_ns:
+        return client.needed_bytes
+    return min(client.wish_bytes, client.needed_bytes + max(0, bound.limit_bytes - client.footprint_bytes))
 
 
 def _waiting_order(client: Client) -> tuple[int, int]:
@@ -288,6 +302,32 @@ class _Serving:
             self._newcomers_wait = True
         elif in_time_bytes < short_bytes:
             self._hopeless.append(client)
+
+    def _tell_hopeless(self, client: Client) -> None:
+        """Says, once, that a client waits for what nobody can give up."""
+        if "memory-held" in client.told:
+            return
+        client.told.add("memory-held")
+        text = f"{client.client} waits for memory that cannot leave the card: {_held_words(client, self._room.clients)}"
+        event = PublishEvent("memory-held", text, client.allocation, client.client, self._goal_bytes(client))
+        self.outcome.events.append(event)
+
+
+def _held_words(client: Client, clients: Sequence[Client]) -> str:
+    """Who has memory that cannot leave, and why."""
+    words = []
+    for other in clients:
+        if other is client or other.kept_bytes == 0:
+            continue
+        if other.swaps and other.staying_bytes > 0:
+            reason = other.report.pinned_reason if other.report else ""
+            reason = reason or "pinned, or more than its host memory could hold"
+            words.append(f"{other.client} has {format_bytes(other.staying_bytes)} ({reason})")
+        elif not other.swaps:
+            words.append(f"{other.client} has {format_bytes(other.kept_bytes)} and cannot move any")
+        else:
+            words.append(f"{other.client} has {format_bytes(other.kept_bytes)}")
+    return ", ".join(words) or "nobody's"
 
 
 def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:

@@ -130,6 +130,8 @@ def _problems(state: ArbiterState, clients: list[Client], now_ns: int, policy: P
         if "client-stays" in client.told:
             failure = f": {client.report.swap_failure}" if client.report and client.report.swap_failure else ""
             yield f"{client.client} should leave the card and does not{failure}; those that fit go on"
+        if "memory-held" in client.told:
+            yield f"{client.client} waits for memory that cannot leave the card: see what is pinned, stopped or stuck"
         if "protocol-differs" in client.told:
             yield f"{client.client} speaks another protocol and is not served: update the older of the two"
     for ghost in state.card.ghosts:
