@@ -5,14 +5,11 @@ from dataclasses import replace
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import (
     GRACE_SECONDS,
-    described,
     oversubscribed_node,
     run_from_start,
-    sized,
-    sized_bytes,
 )
 from nvshare.cli.bench.result import Row
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words
 from nvshare.cli.bench.turns import finish_spread, longest_wait_seconds
 from nvshare.cli.bench.workload import LARGE, Bounds, Workload
 
@@ -29,9 +26,9 @@ async def run_growth(options: BenchOptions, steps: Steps) -> Findings:
     steps.expect(2)
     seconds = options.seconds or SECONDS
     limit_seconds = 3 * seconds + GRACE_SECONDS
-    large = sized(LARGE, options)
-    grows_to = str(sized_bytes(GROWN_BYTES, options))
-    grower = replace(sized(FIRST, options), options=("--grow-to-bytes", grows_to))
+    large = LARGE
+    grows_to = str(GROWN_BYTES)
+    grower = replace(FIRST, options=("--grow-to-bytes", grows_to))
     async with oversubscribed_node(options) as node:
         steps.step("the large one alone, without nvshare")
         before = await run_from_start(
@@ -65,7 +62,7 @@ async def run_growth(options: BenchOptions, steps: Steps) -> Findings:
             "finish_spread": finish_spread(run.start_ns, [answer.finished_ns for answer in run.answers]),
             "max_wait_seconds": max(longest_wait_seconds(run.start_ns, answer.progress) for answer in run.answers),
         }
-        return Findings(described(node, options), tuple(rows), summary)
+        return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
 GROW_AFTER_ADMISSION = Scenario(

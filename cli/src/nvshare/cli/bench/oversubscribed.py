@@ -1,8 +1,7 @@
 """Programs that need more memory together than the card has: a node for them, and runs of them from a common start.
 
-On an emulated card every size and the link's speed are a sixteenth, so that times stay those of the real card and a
-small host carries the memory that is moved. The card has eight times its logical capacity, about as an H200 of which
-16 GiB are shared.
+An emulated card has eight times its logical capacity, about as an H200 of which 16 GiB are shared. Its data, and the
+host memory that it is moved to, are mostly holes: sizes and times are those of the real card, also on a small host.
 """
 
 import asyncio
@@ -13,52 +12,27 @@ from dataclasses import dataclass, replace
 
 from nvshare.cli.bench.node import BenchNode, temporary_node
 from nvshare.cli.bench.options import BenchOptions
-from nvshare.cli.bench.scenario import Job, hardware_words, node_options, started
+from nvshare.cli.bench.scenario import Job, node_options, started
 from nvshare.cli.bench.timeline import Timeline
 from nvshare.cli.bench.watch import GpuObservation, Observation, Watch, watching
-from nvshare.cli.bench.workload import Answer, Workload
+from nvshare.cli.bench.workload import Answer
 from nvshare.cli.errors import CommandError
 
-EMULATED_FRACTION = 16
 CARD_OVER_CAPACITY = 8
-LINK_BYTES_PER_SECOND = 55_300_000_000
 GRACE_SECONDS = 120.0
 
 
 @contextlib.asynccontextmanager
 async def oversubscribed_node(options: BenchOptions, *, mode: str = "auto") -> AsyncIterator[BenchNode]:
-    """A node whose first GPU shares `options.gpu_memory_bytes`, in an emulated one a sixteenth of that."""
+    """A node whose first GPU shares `options.gpu_memory_bytes`."""
     asked = node_options(options, mode=mode)
     if not options.emulated:
         async with temporary_node(asked) as node:
             yield node
         return
-    capacity_bytes = options.gpu_memory_bytes // EMULATED_FRACTION
-    settings = {
-        "NVSHARE_GPU_MEMORY": str(capacity_bytes),
-        "NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(LINK_BYTES_PER_SECOND // EMULATED_FRACTION),
-    }
-    card = replace(asked, gpu_memory_bytes=CARD_OVER_CAPACITY * capacity_bytes)
-    async with temporary_node(card, settings) as node:
+    card = replace(asked, gpu_memory_bytes=CARD_OVER_CAPACITY * options.gpu_memory_bytes)
+    async with temporary_node(card, {"NVSHARE_GPU_MEMORY": str(options.gpu_memory_bytes)}) as node:
         yield node
-
-
-def sized(workload: Workload, options: BenchOptions) -> Workload:
-    """The program as large as this kind of card needs it."""
-    if not options.emulated:
-        return workload
-    return replace(workload, memory_bytes=workload.memory_bytes // EMULATED_FRACTION)
-
-
-def sized_bytes(amount_bytes: int, options: BenchOptions) -> int:
-    """An amount of memory on this kind of card."""
-    return amount_bytes // EMULATED_FRACTION if options.emulated else amount_bytes
-
-
-def described(node: BenchNode, options: BenchOptions) -> str:
-    """The hardware, for the record."""
-    words = hardware_words(node.gpus)
-    return f"{words}; sizes and link 1/{EMULATED_FRACTION}" if options.emulated else words
 
 
 @dataclass(frozen=True)

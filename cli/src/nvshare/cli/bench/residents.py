@@ -6,13 +6,20 @@ from statistics import median
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import (
     GRACE_SECONDS,
-    described,
     oversubscribed_node,
     run_from_start,
-    sized,
 )
 from nvshare.cli.bench.result import Row
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, run_alone, run_together
+from nvshare.cli.bench.scenario import (
+    Findings,
+    Job,
+    Scenario,
+    Steps,
+    gpu_words,
+    hardware_words,
+    run_alone,
+    run_together,
+)
 from nvshare.cli.bench.watch import GpuObservation, watching
 from nvshare.cli.bench.workload import SMALL, Bounds, Workload, numbered
 
@@ -29,8 +36,7 @@ async def run_trio_small_fit(options: BenchOptions, steps: Steps) -> Findings:
     steps.expect(1)
     seconds = options.seconds or FIT_SECONDS
     jobs = [
-        Job(switching(program, seed), Bounds(seconds=seconds))
-        for seed, program in enumerate(numbered_small(options), 1)
+        Job(switching(program, seed), Bounds(seconds=seconds)) for seed, program in enumerate(numbered(SMALL, COUNT), 1)
     ]
     async with oversubscribed_node(options) as node:
         steps.step("three at once that fit, working and pausing at random")
@@ -54,12 +60,7 @@ async def run_trio_small_fit(options: BenchOptions, steps: Steps) -> Findings:
             "max_wait_seconds": max(run.observed(name).longest_wait_us for name in run.names) / 1e6,
             "total_seconds": run.total_seconds,
         }
-        return Findings(described(node, options), rows, summary)
-
-
-def numbered_small(options: BenchOptions) -> list[Workload]:
-    """Three small programs for this kind of card."""
-    return numbered(sized(SMALL, options), COUNT)
+        return Findings(hardware_words(node.gpus), rows, summary)
 
 
 def switching(program: Workload, seed: int) -> Workload:
@@ -75,7 +76,7 @@ async def run_trio_idle(options: BenchOptions, steps: Steps) -> Findings:
     `unmanaged_min_solo_ratio` the same without nvshare.
     """
     bounds = Bounds(seconds=options.seconds or IDLE_SECONDS)
-    idle = [replace(program, options=("--pause-ms", str(IDLE_PAUSE_MS))) for program in numbered_small(options)]
+    idle = [replace(program, options=("--pause-ms", str(IDLE_PAUSE_MS))) for program in numbered(SMALL, COUNT)]
     jobs = [Job(program, bounds) for program in idle]
     steps.expect(3 * options.pairs)
     rows: list[Row] = []
@@ -109,7 +110,7 @@ async def run_trio_idle(options: BenchOptions, steps: Steps) -> Findings:
         "swap_bytes": float(watch.gpus.get(0, GpuObservation()).swapped_bytes),
         "handovers": float(watch.gpus.get(0, GpuObservation()).hand_overs),
     }
-    return Findings(described(node, options), tuple(rows), summary)
+    return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
 TRIO_SMALL_FIT = Scenario(

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from nvshare.cli.bench.moves import move
 from nvshare.cli.bench.options import BenchOptions
-from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, described, oversubscribed_node, run_from_start, sized
+from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, oversubscribed_node, run_from_start
 from nvshare.cli.bench.result import Row
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, started
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words, started
 from nvshare.cli.bench.throughput import Progress, iterations_at
 from nvshare.cli.bench.timeline import Timeline
 from nvshare.cli.bench.turns import iteration_ns
@@ -51,7 +51,7 @@ async def run_survivor(options: BenchOptions, steps: Steps) -> Findings:
     seconds = options.seconds or SECONDS
     options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
     fine = ("--progress-ms", "0", "--batch-iterations", "5")
-    program = replace(sized(LARGE, options), options=fine)
+    program = replace(LARGE, options=fine)
     async with oversubscribed_node(options) as node:
         steps.step("one alone, without nvshare")
         bounds = Bounds(seconds=seconds)
@@ -96,7 +96,7 @@ async def run_survivor(options: BenchOptions, steps: Steps) -> Findings:
                 "recovery_over_floor_seconds": (back_ns - died_ns) / 1e9 - floor_seconds,
                 **summary,
             }
-        return Findings(described(node, options), rows, summary)
+        return Findings(hardware_words(node.gpus), rows, summary)
 
 
 async def swapped_out(timeline: Timeline, survivor: RunningWorkload, victim: RunningWorkload) -> int:

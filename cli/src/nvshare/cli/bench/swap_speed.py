@@ -12,9 +12,9 @@ from nvshare.cli.bench.confined import NoControlGroupError, memory_limited
 from nvshare.cli.bench.moves import Moved, checkpoint, move
 from nvshare.cli.bench.node import BenchNode
 from nvshare.cli.bench.options import BenchOptions
-from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, described, oversubscribed_node, run_from_start, sized
+from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, oversubscribed_node, run_from_start
 from nvshare.cli.bench.result import Row
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words
 from nvshare.cli.bench.turns import Switch, first_over_later, switches, ways_out
 from nvshare.cli.bench.workload import LARGE, Bounds, Workload, numbered
 
@@ -78,7 +78,7 @@ async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
     """
     options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
     steps.expect(6)
-    program = replace(sized(LARGE, options), options=FINE)
+    program = replace(LARGE, options=FINE)
     rows: list[Row] = []
     summary: dict[str, float] = {}
     async with oversubscribed_node(options) as node:
@@ -110,7 +110,7 @@ async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
             rows.append(_moved_row(f"{name}, out and in", gpu, moved))
             if not moved.error:
                 summary[f"{name}_seconds"] = moved.seconds
-        return Findings(described(node, options), tuple(rows), summary)
+        return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
 def _bounds(options: BenchOptions) -> Bounds:
@@ -133,6 +133,9 @@ async def _confined(
     node: BenchNode, options: BenchOptions, program: Workload, gpu: str, floor: Moved
 ) -> tuple[list[Row], dict[str, float]]:
     """The same with one of the programs in a control group that could not hold its own memory."""
+    if options.emulated:
+        reason = "an emulated card's memory is the host's"
+        return [Row(f"in a control group: not here, {reason}", gpu, "ok", 0.0)], {}
     try:
         with memory_limited(CGROUP_BYTES) as prefix:
             free, bounded = numbered(replace(program, name="confined"), 2)
@@ -141,7 +144,7 @@ async def _confined(
             exchange = await _exchange(node, options, "confined", jobs)
             return exchange.rows(gpu, floor), exchange.summary("confined_", floor)
     except NoControlGroupError as reason:
-        return [Row(f"in a control group: {reason}", gpu, "ok", 0.0)], {}
+        return [Row(f"in a control group: not here, {reason}", gpu, "ok", 0.0)], {}
 
 
 def _moved_row(name: str, gpu: str, moved: Moved) -> Row:

@@ -8,13 +8,11 @@ from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import (
     GRACE_SECONDS,
     SharedRun,
-    described,
     oversubscribed_node,
     run_from_start,
-    sized,
 )
 from nvshare.cli.bench.result import Row
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words
 from nvshare.cli.bench.throughput import common_speeds
 from nvshare.cli.bench.turns import finish_spread, longest_wait_seconds, switches
 from nvshare.cli.bench.workload import LARGE, Answer, Bounds, numbered
@@ -32,7 +30,7 @@ async def run_turns(count: int, options: BenchOptions, steps: Steps) -> Findings
     `max_wait_seconds` is the longest time that a program made no progress, from the start on.
     """
     steps.expect(3)
-    program = replace(sized(LARGE, options), options=("--progress-ms", "0"))
+    program = replace(LARGE, options=("--progress-ms", "0"))
     async with oversubscribed_node(options) as node:
         steps.step("one alone, without nvshare")
         bounded = Job(program, Bounds(seconds=options.seconds or SECONDS))
@@ -57,7 +55,7 @@ async def run_turns(count: int, options: BenchOptions, steps: Steps) -> Findings
             _shared_row(gpu, shared, name, answer, solo, speed)
             for name, answer in zip(shared.names, shared.answers, strict=True)
         ]
-        return Findings(described(node, options), tuple(rows), _summary(shared, alone_seconds, speed))
+        return Findings(hardware_words(node.gpus), tuple(rows), _summary(shared, alone_seconds, speed))
 
 
 def _shared_row(gpu: str, run: SharedRun, name: str, answer: Answer, solo: Answer, speed: float) -> Row:
