@@ -45,7 +45,6 @@ void *nvs_host_memory_map(size_t bytes, int numa_node) {
         errno = error;
         return NULL;
     }
-    madvise(address, bytes, MADV_HUGEPAGE); // where the kernel has them
     prefer_node(address, bytes, numa_node);
     return address;
 }
@@ -99,6 +98,8 @@ static unsigned threads_for(size_t bytes) {
 }
 
 int nvs_host_memory_fault_in(void *address, size_t bytes) {
+    // Where the kernel has them. Not before: what is to stay without pages would get 2 MiB for each byte written.
+    madvise(address, bytes, MADV_HUGEPAGE);
     unsigned count = threads_for(bytes);
     size_t share_bytes = bytes / count / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
     struct share shares[THREADS_MAX];

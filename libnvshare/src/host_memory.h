@@ -20,7 +20,7 @@ void *nvs_host_memory_map_shared(int descriptor, size_t bytes);
 // Gives it back.
 void nvs_host_memory_unmap(void *address, size_t bytes);
 
-// Makes all its pages. Returns 0, or an errno value: not all of them are there.
+// Makes all its pages, huge ones where it can. Returns 0, or an errno value: not all of them are there.
 int nvs_host_memory_fault_in(void *address, size_t bytes);
 
 #endif
