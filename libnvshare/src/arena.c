@@ -430,6 +430,7 @@ struct nvs_block *nvs_arena_add_block(struct nvs_arena *arena, uint64_t address,
     struct nvs_block *after = before_bytes > 0 && after_bytes > 0 ? nvs_span_new(arena) : NULL;
     if (block == NULL || (before_bytes > 0 && after_bytes > 0 && after == NULL)) {
         free(block);
+        free(after);
         return NULL;
     }
     zone->root = nvs_treap_remove(zone->root, free_span);

@@ -18,11 +18,11 @@
 
 #define NVS_IPC_BACKLOG 16
 
-// Under its lock, of which nothing else is taken inside:
+// Under the lock, under which no other is taken:
 static pthread_mutex_t nvs_export_lock = PTHREAD_MUTEX_INITIALIZER;
 static int nvs_export_listener = -1;
-static uint8_t nvs_export_secret[NVS_IPC_SECRET_BYTES];
-static _Atomic uint64_t nvs_exporter; // 0: nothing is exported yet
+static uint8_t nvs_export_secret[NVS_IPC_SECRET_BYTES]; // constant once nvs_exporter is set
+static _Atomic uint64_t nvs_exporter;                   // 0: nothing is exported yet
 
 unsigned nvs_ipc_socket(uint64_t exporter, struct sockaddr_un *address) {
     memset(address, 0, sizeof(*address)); // a name that begins with NUL is in no file system
@@ -154,26 +154,45 @@ static bool nvs_random(void *bytes, size_t size) {
     return filled;
 }
 
-// Listens, if it does not yet. Caller holds the lock.
-static bool nvs_export_start(void) {
+// A socket that listens under a random name. False: none can be had.
+static bool nvs_export_listen(uint64_t *exporter, int *listener) {
     struct sockaddr_un address;
-    uint64_t exporter = 0;
-    if (nvs_export_listener >= 0)
+    if (!nvs_random(exporter, sizeof(*exporter)))
+        return false;
+    *listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (*listener < 0)
+        return false;
+    socklen_t length = nvs_ipc_socket(*exporter, &address);
+    if (bind(*listener, (const struct sockaddr *)&address, length) == 0 && listen(*listener, NVS_IPC_BACKLOG) == 0)
         return true;
-    if (!nvs_random(&exporter, sizeof(exporter)) || !nvs_random(nvs_export_secret, sizeof(nvs_export_secret)))
+    close(*listener);
+    return false;
+}
+
+// Serves, if it does not yet. Two threads that come together both listen; the first serves.
+static bool nvs_export_start(void) {
+    uint8_t secret[NVS_IPC_SECRET_BYTES];
+    uint64_t exporter;
+    int listener;
+    if (atomic_load_explicit(&nvs_exporter, memory_order_acquire) != 0)
+        return true;
+    if (!nvs_random(secret, sizeof(secret)) || !nvs_export_listen(&exporter, &listener))
         return false;
-    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (listener < 0)
-        return false;
-    socklen_t length = nvs_ipc_socket(exporter, &address);
-    if (bind(listener, (const struct sockaddr *)&address, length) != 0 || listen(listener, NVS_IPC_BACKLOG) != 0 ||
-        nvs_background_start(nvs_export_serve, (void *)(intptr_t)listener) != 0) {
-        close(listener);
-        return false;
+    pthread_mutex_lock(&nvs_export_lock);
+    bool serves = nvs_export_listener >= 0;
+    if (!serves) {
+        memcpy(nvs_export_secret, secret, sizeof(secret));
+        serves = nvs_background_start(nvs_export_serve, (void *)(intptr_t)listener) == 0;
+        if (serves) {
+            nvs_export_listener = listener;
+            atomic_store_explicit(&nvs_exporter, exporter, memory_order_release);
+        }
     }
-    nvs_export_listener = listener;
-    atomic_store_explicit(&nvs_exporter, exporter, memory_order_release);
-    return true;
+    bool used = nvs_export_listener == listener;
+    pthread_mutex_unlock(&nvs_export_lock);
+    if (!used)
+        close(listener);
+    return serves;
 }
 
 // The block is there and stays: its handle.
@@ -196,10 +215,7 @@ NVS_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
     }
     if (!device->memory.exports || nvs_real.cuMemExportToShareableHandle == NULL)
         return CUDA_ERROR_NOT_SUPPORTED;
-    pthread_mutex_lock(&nvs_export_lock);
-    bool started = nvs_export_start();
-    pthread_mutex_unlock(&nvs_export_lock);
-    if (!started) {
+    if (!nvs_export_start()) {
         nvs_log(NVS_LOG_ERROR, "memory cannot be exported: no socket to hand it over");
         return CUDA_ERROR_OPERATING_SYSTEM;
     }

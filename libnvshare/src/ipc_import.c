@@ -37,7 +37,7 @@ struct nvs_import {
     struct nvs_import_part part[];
 };
 
-// Under the lock; it may be held over calls of the driver and of the exporter. Streams' and devices' locks may be taken
+// Under the lock; it may be held over calls of the driver. Streams' and devices' locks may be taken
 // under it, and it under none.
 static pthread_mutex_t nvs_import_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct nvs_import *nvs_imports;
@@ -168,37 +168,52 @@ static CUresult nvs_import_map(struct nvs_import *import, int device) {
 
 // ---- Opening and closing
 
-// Caller holds the lock.
-static CUresult nvs_import_open(const struct nvs_ipc_handle *handle, struct nvs_device *device, CUcontext context,
-                                CUdeviceptr *address) {
-    CUresult result;
+// One more use of what is open already. False: it is not. Caller holds the lock.
+static bool nvs_import_again(const struct nvs_ipc_handle *handle, CUcontext context, CUdeviceptr *address) {
     for (struct nvs_import *known = nvs_imports; known != NULL; known = known->next)
         if (known->exporter == handle->exporter && known->exported_address == handle->address &&
             known->identity == handle->identity && known->context == context) {
             known->uses++;
             *address = known->address;
-            return CUDA_SUCCESS;
+            return true;
         }
+    return false;
+}
+
+// The exporter is asked without the lock: it may take its time.
+static CUresult nvs_import_open(const struct nvs_ipc_handle *handle, struct nvs_device *device, CUcontext context,
+                                CUdeviceptr *address) {
+    CUresult result;
+    pthread_mutex_lock(&nvs_import_lock);
+    bool open = nvs_import_again(handle, context, address);
+    pthread_mutex_unlock(&nvs_import_lock);
+    if (open)
+        return CUDA_SUCCESS;
     struct nvs_import *import = nvs_import_ask(handle, &result);
     if (import == NULL)
         return result;
     result = nvs_import_map(import, device->ordinal);
-    if (result != CUDA_SUCCESS) {
-        nvs_import_drop(import);
-        return result;
+    if (result == CUDA_SUCCESS) {
+        pthread_mutex_lock(&nvs_import_lock);
+        open = nvs_import_again(handle, context, address); // another thread was quicker
+        if (!open) {
+            import->exporter = handle->exporter;
+            import->exported_address = handle->address;
+            import->identity = handle->identity;
+            import->own_identity = ++nvs_import_identity;
+            import->context = context;
+            import->device = device;
+            import->uses = 1;
+            import->next = nvs_imports;
+            nvs_imports = import;
+            atomic_fetch_add_explicit(&nvs_import_count, 1, memory_order_release);
+            *address = import->address;
+        }
+        pthread_mutex_unlock(&nvs_import_lock);
     }
-    import->exporter = handle->exporter;
-    import->exported_address = handle->address;
-    import->identity = handle->identity;
-    import->own_identity = ++nvs_import_identity;
-    import->context = context;
-    import->device = device;
-    import->uses = 1;
-    import->next = nvs_imports;
-    nvs_imports = import;
-    atomic_fetch_add_explicit(&nvs_import_count, 1, memory_order_release);
-    *address = import->address;
-    return CUDA_SUCCESS;
+    if (result != CUDA_SUCCESS || open)
+        nvs_import_drop(import);
+    return result;
 }
 
 static CUresult nvs_import_handle(CUdeviceptr *pdptr, const struct nvs_ipc_handle *handle, unsigned flags) {
@@ -212,9 +227,7 @@ static CUresult nvs_import_handle(CUdeviceptr *pdptr, const struct nvs_ipc_handl
         return CUDA_ERROR_INVALID_CONTEXT; // a process cannot open what it exports
     if (nvs_real.cuMemImportFromShareableHandle == NULL || nvs_real.cuMemAddressReserve == NULL)
         return CUDA_ERROR_NOT_SUPPORTED;
-    pthread_mutex_lock(&nvs_import_lock);
     CUresult result = nvs_import_open(handle, device, context, pdptr);
-    pthread_mutex_unlock(&nvs_import_lock);
     if (result == CUDA_SUCCESS)
         nvs_gang_note(device, "memory of another process");
     return result;

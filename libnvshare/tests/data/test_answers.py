@@ -2,6 +2,7 @@
 
 import pytest
 from libnvshare.tests.data.conftest import MIB, Run, ScriptedRelay
+from libnvshare.tests.data.moving import bring_back, move
 
 # Asks everything about an address 4 KiB into a block of 3 MiB, after another block.
 QUESTIONS = """
@@ -192,4 +193,62 @@ def test_a_capture_begins_only_when_the_memory_is_there(relay: ScriptedRelay, ru
     assert program.silent(0.1)
     client.grant(may_launch=False)  # a capture launches nothing
     program.said()
+    program.end()
+
+
+def test_e3_the_answers_are_the_same_while_the_memory_is_away(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        QUESTIONS
+        + """
+        names = "MEMORY_TYPE CONTEXT BUFFER_ID RANGE_SIZE RANGE_START_ADDR DEVICE_ORDINAL MAPPED".split()
+        while True:
+            start, size_bytes = ok(driver.cuMemGetAddressRange(held + 4096))
+            say(answers=[named(name) for name in names] + [int(start), size_bytes])
+            hear()
+        """
+    )
+    client = relay.client_with_plan()
+    there = program.said()
+    assert move(client, 0).resident_bytes == 0
+    program.tell()
+    assert program.said() == there
+    bring_back(client)
+    program.tell()
+    assert program.said() == there
+
+
+def test_a_pinned_block_stays_while_the_others_leave(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        QUESTIONS
+        + """
+        large = gpu.allocate(64 * MIB)
+        ok(driver.cuPointerSetAttribute(1, A.CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, large))
+        say(pinned=True)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    client.report_where(lambda report: report.pinned_bytes > 0)
+    left = move(client, 64 * MIB)
+    assert left.resident_bytes == left.pinned_bytes == 64 * MIB < left.needed_bytes
+
+
+def test_what_is_to_be_pinned_is_brought_back_first(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        QUESTIONS
+        + """
+        say(held=True)
+        hear()
+        ok(driver.cuPointerSetAttribute(1, A.CU_POINTER_ATTRIBUTE_SYNC_MEMOPS, held))
+        say(pinned=True)
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    program.tell()
+    assert program.silent(0.2)
+    bring_back(client)
+    assert program.said() == {"pinned": True}
     program.end()

@@ -1,6 +1,7 @@
 """Stream-ordered memory: out of the arena, freed and used again in the order of streams."""
 
 from libnvshare.tests.data.conftest import MIB, Run, ScriptedRelay
+from libnvshare.tests.data.moving import bring_back, move
 
 # A stream with a second of work in front of a free.
 BUSY = """
@@ -14,19 +15,47 @@ BUSY = """
 """
 
 
-def test_it_can_move(relay: ScriptedRelay, run: Run) -> None:
+def test_its_data_survives_the_way_out_and_in(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        held = ok(driver.cuMemAllocAsync(20 * MIB, 0))
+        ok(driver.cuMemsetD8Async(held, 6, 20 * MIB, 0))
+        say(held=True)
+        hear()
+        say(last=gpu.read(int(held) + 20 * MIB - 1, 1)[0])
+        """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    away = move(client, 0)
+    assert (away.footprint_bytes, away.needed_bytes, away.resident_bytes) == (20 * MIB, 20 * MIB, 0)
+    program.tell()
+    assert program.silent(0.1)
+    bring_back(client)
+    assert program.said() == {"last": 6}
+    program.end()
+
+
+def test_it_may_be_freed_while_it_is_away(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         """
         gpu = Gpu()
         held = ok(driver.cuMemAllocAsync(20 * MIB, 0))
         say(held=True)
         hear()
+        ok(driver.cuMemFreeAsync(held, 0))
+        say(freed=True)
+        hear()
         """
     )
     client = relay.client_with_plan()
     program.said()
-    report = client.report_where(lambda report: report.footprint_bytes == 20 * MIB)
-    assert (report.needed_bytes, report.pinned_bytes) == (20 * MIB, 0)
+    move(client, 0)
+    since = len(client.reports)
+    program.tell()
+    assert program.said() == {"freed": True}
+    client.report_where(lambda report: (report.footprint_bytes, report.needed_bytes) == (0, 0), since)
     program.tell()
     program.end()
 
