@@ -5,6 +5,7 @@
 #include "call.h"
 #include "footprint.h"
 #include "library.h"
+#include "managed.h"
 
 // Alignment of rows that is assumed before the driver has chosen the pitch.
 #define NVS_PITCH_BYTES 512u
@@ -45,6 +46,8 @@ NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || dptr == NULL || bytesize == 0)
         return nvs_real.cuMemAlloc_v2(dptr, bytesize);
+    if (nvs_managed_on())
+        return nvs_managed_allocate(device, context, bytesize, dptr);
     if (nvs_memory_ready(device))
         return nvs_memory_allocate(device, &(struct nvs_request){.bytes = bytesize, .context = context}, dptr);
     NVS_ALLOCATE(device, context, bytesize, nvs_real.cuMemAlloc_v2(dptr, bytesize), *dptr, NVS_PIN_LINEAR);
@@ -177,8 +180,11 @@ NVS_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr) {
         return CUDA_ERROR_NOT_SUPPORTED;
     if (device != NULL)
         return nvs_memory_free(device, dptr, NULL, 0);
+    CUresult result;
+    if (nvs_managed_on() && nvs_managed_free(dptr, &result))
+        return result;
     struct nvs_allocation allocation = nvs_footprint_take(dptr);
-    CUresult result = nvs_real.cuMemFree_v2(dptr);
+    result = nvs_real.cuMemFree_v2(dptr);
     nvs_footprint_freed(&allocation, result);
     return result;
 }

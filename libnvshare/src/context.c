@@ -5,6 +5,7 @@
 #include "host_pool.h"
 #include "ipc.h"
 #include "library.h"
+#include "managed.h"
 #include "swap.h"
 
 NVS_EXPORT CUresult cuInit(unsigned int Flags) {
@@ -25,6 +26,7 @@ static void nvs_context_hold(CUcontext context) {
 
 static void nvs_context_ended(CUcontext context) {
     nvs_footprint_context_ended(context);
+    nvs_managed_context_ended(context); // before: a context that lives is looked for among the blocks
     nvs_memory_context_ended(context);
     nvs_ipc_context_ended(context);
     nvs_device_context_ended(context);

@@ -4,6 +4,7 @@
 #include "host_pool.h"
 #include "library.h"
 #include "log.h"
+#include "managed.h"
 #include "plan.h"
 #include "residency.h"
 #include "settings.h"
@@ -49,6 +50,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->waiting_bytes = device->waiting_needed_bytes = device->reported_bytes = 0;
     nvs_memory_reset(&device->memory);
     nvs_swap_reset(device);
+    nvs_managed_reset(device);
     memset(&device->pins, 0, sizeof(device->pins));
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
@@ -176,7 +178,7 @@ uint64_t nvs_device_ceiling_bytes(const struct nvs_device *device) {
 
 struct nvs_residency nvs_device_residency(const struct nvs_device *device) {
     struct nvs_residency residency = {
-        .movable = atomic_load_explicit(&device->memory.bytes, memory_order_acquire) != 0,
+        .movable = nvs_managed_on() || atomic_load_explicit(&device->memory.bytes, memory_order_acquire) != 0,
         .needed_bytes = device->needed_bytes,
         .present_bytes = device->present_bytes,
         .moving_bytes = device->moving_bytes,

@@ -25,10 +25,13 @@ void nvs_packer_close(struct nvs_packer *packer) {
     packer->filled_bytes = 0;
 }
 
-// Fills the copy's runs from the open slot, then from these. Bins for the slots are made before: nothing fails here.
-static void nvs_pack(struct nvs_packer *packer, struct nvs_host_copy *copy, struct nvs_bin **bins, uint64_t bytes) {
+// Fills the copy's runs from the open slot, then from the `count` of these, which are as many as it needs.
+static void nvs_pack(struct nvs_packer *packer, struct nvs_host_copy *copy, struct nvs_bin **bins, size_t count,
+                     uint64_t bytes) {
     while (bytes > 0) {
         if (packer->open == NULL || packer->filled_bytes == NVS_POOL_SLOT_BYTES) {
+            if (count-- == 0)
+                return;
             nvs_packer_close(packer);
             packer->open = *bins++;
         }
@@ -64,7 +67,7 @@ static bool nvs_bins_make(CUcontext context, size_t count, struct nvs_bin **bins
 
 struct nvs_host_copy *nvs_host_copy_make(struct nvs_packer *packer, CUcontext context, uint64_t bytes,
                                          char reason[NVS_POOL_REASON_SIZE]) {
-    struct nvs_bin *bins[NVS_HOST_COPY_SLOTS];
+    struct nvs_bin *bins[NVS_HOST_COPY_SLOTS] = {NULL};
     uint64_t open_bytes = packer->open == NULL ? 0 : NVS_POOL_SLOT_BYTES - packer->filled_bytes;
     size_t count = bytes > open_bytes ? nvs_pool_slots(bytes - open_bytes) : 0;
     struct nvs_host_copy *copy =
@@ -78,7 +81,7 @@ struct nvs_host_copy *nvs_host_copy_make(struct nvs_packer *packer, CUcontext co
         return NULL;
     }
     copy->count = 0;
-    nvs_pack(packer, copy, bins, bytes);
+    nvs_pack(packer, copy, bins, count, bytes);
     return copy;
 }
 

@@ -10,8 +10,7 @@ bool nvs_load_way(const struct nvs_device *device, enum nvs_way *way) {
     return device->at_rest && (*way == NVS_OUT || nvs_residency_in_bytes(&residency) > 0);
 }
 
-// Bytes that may begin to move this way now.
-static uint64_t nvs_load_allowed_bytes(struct nvs_device *device, enum nvs_way way) {
+uint64_t nvs_load_allowed_bytes(struct nvs_device *device, enum nvs_way way) {
     pthread_mutex_lock(&device->lock);
     struct nvs_residency residency = nvs_device_residency(device);
     uint64_t bytes = way == NVS_OUT ? nvs_residency_out_bytes(&residency) : nvs_residency_in_bytes(&residency);
@@ -21,8 +20,7 @@ static uint64_t nvs_load_allowed_bytes(struct nvs_device *device, enum nvs_way w
     return bytes;
 }
 
-// What an extent's way changes in the device's account.
-static void nvs_load_account(struct nvs_device *device, int64_t present_bytes, int64_t moving_bytes) {
+void nvs_load_account(struct nvs_device *device, int64_t present_bytes, int64_t moving_bytes) {
     pthread_mutex_lock(&device->lock);
     device->present_bytes += (uint64_t)present_bytes;
     device->moving_bytes += (uint64_t)moving_bytes;

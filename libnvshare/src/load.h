@@ -34,6 +34,12 @@ struct nvs_trouble {
 // Which way the device's memory is to move now. False: neither. Caller holds the device's lock.
 bool nvs_load_way(const struct nvs_device *device, enum nvs_way *way);
 
+// Bytes that may begin to move this way now. Takes the device's lock, as the next one.
+uint64_t nvs_load_allowed_bytes(struct nvs_device *device, enum nvs_way way);
+
+// What an extent's way changes in the device's account.
+void nvs_load_account(struct nvs_device *device, int64_t present_bytes, int64_t moving_bytes);
+
 // Takes the next extents that go this way, if any still should, and gives those that come physical memory. The load may
 // be empty. False: trouble, and the load has what was got before it.
 bool nvs_load_take(struct nvs_device *device, enum nvs_way way, struct nvs_load *load, struct nvs_trouble *trouble);

@@ -5,6 +5,7 @@
 #include "footprint.h"
 #include "library.h"
 #include "log.h"
+#include "managed.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -259,8 +260,11 @@ static CUresult nvs_order_free(struct nvs_device *device, CUdeviceptr address, C
         struct nvs_device *device = nvs_memory_device_of(dptr);                                                        \
         if (device != NULL)                                                                                            \
             return nvs_order_free(device, dptr, (stream));                                                             \
+        CUresult result;                                                                                               \
+        if (nvs_managed_on() && nvs_managed_free(dptr, &result))                                                       \
+            return result;                                                                                             \
         struct nvs_allocation allocation = nvs_footprint_take(dptr);                                                   \
-        CUresult result = nvs_real.name(dptr, hStream);                                                                \
+        result = nvs_real.name(dptr, hStream);                                                                         \
         nvs_footprint_freed(&allocation, result);                                                                      \
         return result;                                                                                                 \
     }

@@ -43,6 +43,7 @@ static unsigned read_seconds(const char *variable, unsigned otherwise) {
 
 static void read_environment(void) {
     static const char *const levels[] = {"error", "warn", "info", "debug"};
+    static const char *const switches[] = {"0", "1"};
     static const char *const policies[] = {"wait", "unmanaged", "fail"};
     static const char *const sources[] = {"auto", "own", "arena", "sparse"};
 
@@ -50,6 +51,7 @@ static void read_environment(void) {
     nvs_log_set_level(settings.log_level);
     settings.without_relay =
         (enum nvs_without_relay)read_choice("NVSHARE_WITHOUT_RELAY", policies, 3, NVS_WITHOUT_RELAY_WAIT);
+    settings.managed = read_choice("NVSHARE_MANAGED", switches, 2, 0) == 1;
     settings.host_source = (enum nvs_host_source)read_choice("NVSHARE_HOST_MEMORY", sources, 4, NVS_HOST_AUTO);
     settings.without_relay_seconds = read_seconds("NVSHARE_WITHOUT_RELAY_SECONDS", DEFAULT_WITHOUT_RELAY_SECONDS);
 

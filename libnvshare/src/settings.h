@@ -23,6 +23,7 @@ struct nvs_settings {
     char socket_path[4096];               // NVSHARE_SOCKET
     enum nvs_without_relay without_relay; // NVSHARE_WITHOUT_RELAY
     unsigned without_relay_seconds;       // NVSHARE_WITHOUT_RELAY_SECONDS
+    bool managed;                         // NVSHARE_MANAGED
     enum nvs_log_level log_level;         // NVSHARE_LOG
     enum nvs_host_source host_source;     // NVSHARE_HOST_MEMORY
 };

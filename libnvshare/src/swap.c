@@ -6,6 +6,7 @@
 #include "library.h"
 #include "load.h"
 #include "log.h"
+#include "managed.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -173,6 +174,36 @@ static bool nvs_mover_enter(struct nvs_device *device) {
 
 // ---- Loads in flight
 
+// Time and bytes of what has moved.
+static void nvs_mover_count(struct nvs_device *device, enum nvs_way way, uint64_t bytes) {
+    struct nvs_mover *mover = nvs_mover_of(device);
+    uint64_t now_ns = nvs_clock_ns();
+    pthread_mutex_lock(&device->lock);
+    if (way == NVS_OUT) {
+        mover->figures.out_bytes += bytes;
+        mover->figures.out_ns += now_ns - mover->since_ns;
+    } else {
+        mover->figures.in_bytes += bytes;
+        mover->figures.in_ns += now_ns - mover->since_ns;
+    }
+    pthread_mutex_unlock(&device->lock);
+    mover->since_ns = now_ns;
+}
+
+// Managed memory goes piece by piece: the driver overlaps what it can. True: a piece has moved.
+static bool nvs_mover_prefetch(struct nvs_device *device, enum nvs_way way) {
+    struct nvs_mover *mover = nvs_mover_of(device);
+    struct nvs_trouble trouble = {.reason = ""};
+    uint64_t bytes = nvs_managed_move(device, way, mover->stream, &trouble);
+    if (trouble.reason[0] != '\0')
+        nvs_mover_troubled(device, &trouble);
+    else
+        mover->retry_ns = 0;
+    nvs_mover_count(device, way, bytes);
+    nvs_control_poke((size_t)device->ordinal);
+    return bytes > 0;
+}
+
 // Begins the next load, if one should move. True: it is in flight.
 static bool nvs_mover_begin(struct nvs_device *device) {
     struct nvs_mover *mover = nvs_mover_of(device);
@@ -185,6 +216,8 @@ static bool nvs_mover_begin(struct nvs_device *device) {
         return false;
     if (mover->count == 0)
         mover->since_ns = nvs_clock_ns();
+    if (nvs_managed_on() && nvs_mover_prefetch(device, way))
+        return true;
     unsigned at = (mover->first + mover->count) % NVS_LOADS;
     struct nvs_flight *flight = &mover->flights[at];
     struct nvs_trouble trouble = {.card = false};
@@ -219,17 +252,7 @@ static bool nvs_mover_end(struct nvs_device *device, bool waits) {
         (void)nvs_real.cuStreamSynchronize(mover->stream);
     bool dropped;
     uint64_t moved_bytes = nvs_load_end(device, &flight->load, result, &dropped);
-    uint64_t now_ns = nvs_clock_ns();
-    pthread_mutex_lock(&device->lock);
-    if (flight->load.way == NVS_OUT) {
-        mover->figures.out_bytes += moved_bytes;
-        mover->figures.out_ns += now_ns - mover->since_ns;
-    } else {
-        mover->figures.in_bytes += moved_bytes;
-        mover->figures.in_ns += now_ns - mover->since_ns;
-    }
-    pthread_mutex_unlock(&device->lock);
-    mover->since_ns = now_ns;
+    nvs_mover_count(device, flight->load.way, moved_bytes);
     mover->in_flight_bytes -= flight->load.bytes;
     mover->first = (mover->first + 1) % NVS_LOADS;
     mover->count--;

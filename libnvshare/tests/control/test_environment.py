@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-DEFAULTS = ["/run/nvshare/client/nvshare.sock", "0", "10", "1", "0"]
+DEFAULTS = ["/run/nvshare/client/nvshare.sock", "0", "10", "1", "0", "0"]
 WAIT, UNMANAGED, FAIL = "0", "1", "2"
 AUTO, OWN, ARENA, SPARSE = "0", "1", "2", "3"
 ERROR, WARN, INFO, DEBUG = "0", "1", "2", "3"
@@ -34,6 +34,7 @@ def test_empty_variables_are_as_none(programs: Path) -> None:
         "NVSHARE_WITHOUT_RELAY",
         "NVSHARE_WITHOUT_RELAY_SECONDS",
         "NVSHARE_HOST_MEMORY",
+        "NVSHARE_MANAGED",
     )
     assert read(programs, **{f"NVSHARE_{name}": "" for name in names}) == (DEFAULTS, "")
 
@@ -46,8 +47,9 @@ def test_each_variable_is_read(programs: Path) -> None:
         NVSHARE_WITHOUT_RELAY="fail",
         NVSHARE_WITHOUT_RELAY_SECONDS="3",
         NVSHARE_HOST_MEMORY="own",
+        NVSHARE_MANAGED="1",
     )
-    assert settings == ["/tmp/s", FAIL, "3", DEBUG, OWN]
+    assert settings == ["/tmp/s", FAIL, "3", DEBUG, OWN, "1"]
     assert said == ""
 
 
@@ -67,6 +69,7 @@ def test_each_source_of_host_memory_has_a_word(programs: Path, word: str, source
         ("NVSHARE_LOG", "loud"),
         ("NVSHARE_WITHOUT_RELAY", "Wait"),
         ("NVSHARE_HOST_MEMORY", "mine"),
+        ("NVSHARE_MANAGED", "yes"),
         ("NVSHARE_WITHOUT_RELAY_SECONDS", "-1"),
         ("NVSHARE_WITHOUT_RELAY_SECONDS", "10s"),
         ("NVSHARE_WITHOUT_RELAY_SECONDS", "86401"),
