@@ -99,12 +99,20 @@ static uint64_t piece_bytes(uint64_t missing_bytes, uint64_t left_bytes) {
     return bytes;
 }
 
+// What those who wait need beyond what there is, of one segment. Caller holds the lock.
+static uint64_t least_bytes(void) {
+    uint64_t wanted_bytes = (nvs_pool.slots.used + nvs_pool.waiting_slots) * NVS_POOL_SLOT_BYTES;
+    uint64_t bytes = wanted_bytes > nvs_pool.slots.bytes ? wanted_bytes - nvs_pool.slots.bytes : 0;
+    return bytes < NVS_POOL_SEGMENT_BYTES ? bytes : NVS_POOL_SEGMENT_BYTES;
+}
+
 // Makes one segment if there are too few. True: there may still be too few.
 static bool grow_one(void) {
     pthread_mutex_lock(&nvs_pool.lock);
     uint64_t missing_bytes =
         nvs_pool_needed_bytes() > nvs_pool.slots.bytes ? nvs_pool_needed_bytes() - nvs_pool.slots.bytes : 0;
     bool wait = nvs_pool.waiting_slots == 0 && nvs_clock_ns() < nvs_pool.try_again_ns;
+    uint64_t least = least_bytes();
     bool full = nvs_pool.slots.segment_count == NVS_SLOTS_SEGMENTS_MAX;
     struct nvs_segment_room kept = nvs_pool.kept;
     bool outdated = nvs_segment_from_arena() && nvs_pool_kept_wish_bytes() != nvs_pool.asked_bytes;
@@ -117,7 +125,10 @@ static bool grow_one(void) {
     uint64_t bytes = piece_bytes(missing_bytes, left_bytes);
     struct nvs_segment memory;
     char reason[NVS_POOL_REASON_SIZE] = "the pool has as many segments as it can have";
-    bool made = !full && nvs_segment_make(bytes, numa_node(), &memory, &kept, reason);
+    int node = numa_node();
+    bool made = !full && nvs_segment_make(bytes, node, &memory, &kept, reason);
+    if (!made && !full && least > 0 && least < bytes) // who waits needs less than was wished
+        made = nvs_segment_make(least, node, &memory, &kept, reason);
     pthread_mutex_lock(&nvs_pool.lock);
     nvs_pool.kept = kept;
     if (made) {

@@ -71,6 +71,12 @@ def test_e9_a_take_that_the_process_may_not_hold_is_refused_with_the_reason_and_
     pool.take(0, 1).fill(6)  # what can be had is had
 
 
+def test_a_wish_that_cannot_be_had_keeps_nobody_from_what_can(pool: Pool) -> None:
+    pool.do("limit", 6 * SLOT)
+    pool.do("prepare", 0, 40 * SLOT)
+    pool.take(0, 2).fill(1)
+
+
 def test_the_room_is_what_the_pool_has_and_what_could_still_be_had(pool: Pool) -> None:
     pool.take(0, 4)
     pool.do("limit", 8 * SLOT)
