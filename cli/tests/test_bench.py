@@ -68,6 +68,35 @@ async def test_a10_the_idle_trio_is_compared_with_one_alone_and_without_nvshare(
     assert result.summary["swap_bytes"] == 0
 
 
+async def test_a5_two_large_programs_take_turns_and_both_have_the_checksum_that_they_have_alone() -> None:
+    result = await run_scenario("pair-large-auto", BenchOptions(emulated=True, seconds=1.0, quantum=0.4))
+    assert result.ok, [row.status for row in result.rows]
+    assert [row.checksum_ok for row in result.rows if row.checksum_ok is not None] == [True, True]
+    summary = result.summary
+    assert summary["handovers"] >= 2
+    assert summary["swap_bytes"] > 0
+    assert summary["finish_spread"] >= 1
+    assert summary["total_over_serial"] > 0.9
+
+
+async def test_e1_the_survivor_is_at_full_speed_again() -> None:
+    result = await run_scenario("survivor", BenchOptions(emulated=True, seconds=1.5, quantum=0.4))
+    assert result.ok, [row.status for row in result.rows]
+    assert result.summary["survivor_ratio"] >= 0.9
+    assert 0 < result.summary["recovery_seconds"] < 2.0
+    assert result.summary["away_bytes"] > 0
+
+
+async def test_the_speed_of_a_switch_is_compared_with_a_copy_of_the_same_bytes() -> None:
+    result = await run_scenario("swap-speed", BenchOptions(emulated=True, seconds=3.0, quantum=0.4))
+    summary = result.summary
+    assert summary["handovers"] >= 2
+    assert summary["switch_seconds"] > 0
+    for prefix in ("", "blocks_"):
+        expected = summary[f"{prefix}switch_seconds"] / summary[f"{prefix}floor_seconds"]
+        assert summary[f"{prefix}switch_over_floor"] == pytest.approx(expected, rel=0.5)
+
+
 async def test_the_same_work_in_serial_mode_gives_the_same_checksums() -> None:
     options = BenchOptions(emulated=True, seconds=0.3)
     result = await run_scenario("pair-large-serial", options)
