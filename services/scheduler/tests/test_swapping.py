@@ -58,6 +58,18 @@ def test_a4_three_of_4_gib_on_16_are_never_moved() -> None:
     assert all(program.grant and program.grant.pool_bytes == 0 for program in world.programs)
 
 
+def test_a4_who_comes_when_another_has_just_ended_moves_nobody() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=SECOND_NS)
+    for number in range(12):
+        start_ns = (number // 4) * 5 * SECOND_NS + (number % 4) * MILLISECOND_NS
+        program = start(world, *loads(4 * GIB), Compute(60 * SECOND_NS), start_ns=start_ns)
+        program.keeps_memory_ns = 300 * MILLISECOND_NS
+        world.at(start_ns + 5 * SECOND_NS - 10 * MILLISECOND_NS, program.kill)
+    world.run(16 * SECOND_NS)
+    assert world.link.moved_bytes == 0
+    assert sum(program.computed_ns > 4 * SECOND_NS for program in world.programs) == 12
+
+
 @pytest.mark.parametrize("quantum_ns", [0, 10 * SECOND_NS])
 @pytest.mark.parametrize("count", [2, 4])
 def test_a5_programs_of_12_gib_on_16_take_turns(count: int, quantum_ns: int) -> None:

@@ -144,6 +144,10 @@ class CardMemory:
         ghosts_bytes = sum(ghost.size_bytes for ghost in self.ghosts if ghost.pid == pid)
         return ghosts_bytes + sum(stranger.size_bytes for stranger in self.strangers if stranger.pid == pid)
 
+    def freeing_bytes(self, now_ns: int, policy: Policy) -> int:
+        """What dead clients have just left, and the driver is about to free."""
+        return sum(ghost.size_bytes for ghost in self.ghosts if now_ns - ghost.fell_ns < policy.death_watch_ns)
+
     def frees_memory(self, now_ns: int, policy: Policy) -> bool:
         """Whether a dead client's memory is still coming free: it fell lately."""
         return any(now_ns - ghost.fell_ns < policy.ghost_falling_ns for ghost in self.ghosts)

@@ -18,7 +18,7 @@ from nvshare.scheduler.model import Command, Grant, Limit, Link, Mode, PublishEv
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.pool import pool_sizes_bytes
 from nvshare.scheduler.quantum import automatic_quantum_ns, swap_time_ns
-from nvshare.scheduler.residency import Residency, decide_residency
+from nvshare.scheduler.residency import Dead, Residency, decide_residency
 from nvshare.scheduler.room import Room
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.turns import run_together, take_turns
@@ -162,7 +162,10 @@ def _decide_memory(
     capacity = state.capacity_bytes(policy)
     room = Room(capacity, capacity - state.promised_bytes, clients, state.allocations)
     moment = Moment(now_ns, state.quantum_ns, policy, state.mode == Mode.SERIAL, holder)
-    residency = decide_residency(room, bounds, state.card.ghost_bytes, state.settling, moment)
+    dying = [c for c in clients if c.leaving and now_ns - c.reported_ns < policy.death_watch_ns]
+    freeing_bytes = state.card.freeing_bytes(now_ns, policy) + sum(client.charge_bytes for client in dying)
+    dead = Dead(state.card.ghost_bytes, freeing_bytes)
+    residency = decide_residency(room, bounds, dead, state.settling, moment)
     state.wake_at(residency.wake_ns)
     state.hand_overs += residency.hand_overs
     victim = _deadlocked(state, clients, residency, now_ns, policy)

@@ -42,6 +42,14 @@ from nvshare.scheduler.model import PublishEvent, Ruling
 from nvshare.scheduler.room import Room
 
 
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """What clients that ended have left on the card."""
+
+    ghost_bytes: int
+    freeing_bytes: int  # of it, and of those that are just ending: about to be free, nobody needs to leave for it
+
+
 @dataclass(slots=True)
 class Residency:
     """What a pass decided beside the ceilings."""
@@ -57,14 +65,12 @@ class Residency:
         self.wake_ns = time_ns if self.wake_ns is None else min(self.wake_ns, time_ns)
 
 
-def decide_residency(
-    room: Room, bounds: Mapping[str, Bound], ghost_bytes: int, settling: bool, moment: Moment
-) -> Residency:
+def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settling: bool, moment: Moment) -> Residency:
     """Decides the ceilings. `bounds` says what each client may ever have, by its key: who asks for more is refused by
     its own library, and waits for nothing."""
     failures = _note_failures(room.clients, moment)
     queue = _Queue.of(room.clients, bounds, moment)
-    serving = _Serving(room, queue, ghost_bytes, settling, moment)
+    serving = _Serving(room, queue, dead, settling, moment)
     for client in queue.first:
         serving.serve(client)
     for client in queue.growing:
@@ -152,12 +158,12 @@ def _oldest_order(client: Client) -> tuple[int, int]:
 class _Serving:
     """Goes through the queue, and tells others to make room."""
 
-    def __init__(self, room: Room, queue: _Queue, ghost_bytes: int, settling: bool, moment: Moment) -> None:
+    def __init__(self, room: Room, queue: _Queue, dead: Dead, settling: bool, moment: Moment) -> None:
         self.served: list[Client] = []  # for whom enough comes together
         self.outcome = Residency()
         self._room = room
         self._queue = queue
-        self._ghost_bytes = ghost_bytes
+        self._dead = dead
         self._settling = settling
         self._moment = moment
         self._reserved_bytes = 0
@@ -229,7 +235,7 @@ class _Serving:
             for other in self._room.clients
             if other is client or cooperates(other, self._moment)
         )
-        return self._room.free_bytes + coming_bytes - self._reserved_bytes
+        return self._room.free_bytes + self._dead.freeing_bytes + coming_bytes - self._reserved_bytes
 
     def _must_wait_its_turn(self, client: Client) -> bool:
         if not client.eligible:
@@ -238,7 +244,7 @@ class _Serving:
             return True
         if not client.admitted and not client.swaps and self._newcomers_wait:
             return True
-        loaded_ns = older_loads_until(client, self._room, self._ghost_bytes, self._moment)
+        loaded_ns = older_loads_until(client, self._room, self._dead.ghost_bytes, self._moment)
         if loaded_ns is None:
             return False
         self.outcome.wake_at(loaded_ns)
