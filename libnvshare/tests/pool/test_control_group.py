@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.pool.conftest import MIB, SLOT, Pool, build_programs, environment
+from libnvshare.tests.pool.conftest import MIB, SLOT, Pool, environment
 from libnvshare.tests.pool.test_node_arena import Arena
 
 LIMIT_BYTES = 320 * MIB
@@ -33,9 +33,9 @@ def _make_group(name: str) -> Path | None:
     return None
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_programs(tmp_path_factory.mktemp("pool")) / "pool_program"
+@pytest.fixture
+def program(programs: Path) -> Path:
+    return programs / "pool_program"
 
 
 @pytest.fixture
