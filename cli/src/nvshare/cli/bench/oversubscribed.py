@@ -23,9 +23,9 @@ GRACE_SECONDS = 120.0
 
 
 @contextlib.asynccontextmanager
-async def oversubscribed_node(options: BenchOptions, *, mode: str = "auto") -> AsyncIterator[BenchNode]:
-    """A node whose first GPU shares `options.gpu_memory_bytes`."""
-    asked = node_options(options, mode=mode)
+async def oversubscribed_node(options: BenchOptions, *, mode: str = "auto", gpus: int = 1) -> AsyncIterator[BenchNode]:
+    """A node whose GPUs each share `options.gpu_memory_bytes`."""
+    asked = node_options(options, mode=mode, gpus=gpus)
     if not options.emulated:
         async with temporary_node(asked) as node:
             yield node

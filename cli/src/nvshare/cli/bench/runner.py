@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from nvshare.cli.bench.demo import DEMO
+from nvshare.cli.bench.gang_pair import GANG_PAIR
 from nvshare.cli.bench.grant_latency import GRANT_LATENCY
 from nvshare.cli.bench.growth import GROW_AFTER_ADMISSION
 from nvshare.cli.bench.launch_overhead import LAUNCH_OVERHEAD
@@ -36,6 +37,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         SWAP_SPEED,
         MEMORY_QUOTA,
         TWO_GPUS,
+        GANG_PAIR,
         LAUNCH_OVERHEAD,
         GRANT_LATENCY,
         DEMO,
