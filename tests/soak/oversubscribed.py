@@ -1,10 +1,10 @@
 """The soak: for a long time programs that need three times the memory that there is share an emulated GPU, while one
-of them is killed every ten seconds and another one takes its place. Nothing else should run on the host.
+of them is killed every ten seconds and another one takes its place.
 
     python tests/soak/oversubscribed.py --minutes 30
 
 Ends in a report, and with status 1 when a program's sums were wrong, a program failed that nobody killed, the card ever
-held more than its capacity by its own account, or memory leaked: of the card, of the services, or of the host.
+held more than its capacity by its own account, or memory leaked: of the card, of the services, or of the arena.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from nvshare.bus import subjects
+from nvshare.bus.connection import Bus
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.bus.quantities import format_bytes
 from nvshare.cli.bench.node import BenchNode
@@ -34,6 +37,7 @@ from nvshare.cli.node_launch import launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status
 from nvshare.emulator.account import totals
+from nvshare.v1.node_pb2 import RelayState
 
 MIB = 2**20
 CAPACITY_BYTES = 1024 * MIB
@@ -48,7 +52,6 @@ QUIET_SECONDS = 30.0  # in which everything must be free again at the end
 END_SECONDS = 240.0  # for programs that still run when the time is over
 GROWTH = 1.25  # of a service's memory, from its first quarter to its end
 GROWTH_BYTES = 24 * MIB
-HOST_LEFT_BYTES = 256 * MIB
 
 
 @dataclass
@@ -62,13 +65,7 @@ class Findings:
     swapped_bytes: int = 0
     most_on_card_bytes: int = 0
     resident_bytes: dict[str, list[int]] = field(default_factory=dict)  # of each service, look by look
-    shared_bytes: list[int] = field(default_factory=list)  # of the host
-
-
-def shared_memory_bytes() -> int:
-    """Memory of the host that belongs to files in memory: pools, arenas, and the emulated card's own."""
-    words = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("Shmem:")).split()
-    return int(words[1]) * 1024
+    arena_bytes: list[int] = field(default_factory=list)  # that the relay's arena has made
 
 
 class Soak:
@@ -152,7 +149,6 @@ class Soak:
                 if name:
                     memory = child.memory_info()
                     self.findings.resident_bytes.setdefault(name, []).append(memory.rss - memory.shared)
-        self.findings.shared_bytes.append(shared_memory_bytes())
         gpu = (await fetch_status(self._node.directory)).gpus[0]
         self.findings.hand_overs = gpu.hand_overs
         self.findings.swapped_bytes = gpu.swapped_bytes
@@ -168,6 +164,7 @@ class Soak:
                 status.gpus[0].promised_bytes,
                 len(status.allocations),
                 len(status.gpus[0].holders),
+                self.findings.arena_bytes[-1] if self.findings.arena_bytes else 0,
             ]
             if not any(left):
                 break
@@ -175,12 +172,12 @@ class Soak:
         else:
             self.findings.problems.append(
                 f"left at the end: {format_bytes(left[0])} on the card, {format_bytes(left[1])} promised, "
-                f"{left[2]} allocations, {left[3]} holders of memory"
+                f"{left[2]} allocations, {left[3]} holders of memory, {format_bytes(left[4])} in the arena"
             )
         await self._look()
 
 
-def judge(findings: Findings, shared_before_bytes: int) -> None:
+def judge(findings: Findings) -> None:
     """Add what is wrong with the sums to the problems."""
     if findings.most_on_card_bytes > CAPACITY_BYTES:
         findings.problems.append(f"{format_bytes(findings.most_on_card_bytes)} were on the card at once")
@@ -190,9 +187,6 @@ def judge(findings: Findings, shared_before_bytes: int) -> None:
         early = max(looks[: max(1, len(looks) // 4)])
         if looks[-1] > GROWTH * early + GROWTH_BYTES:
             findings.problems.append(f"{name} grew from {format_bytes(early)} to {format_bytes(looks[-1])}")
-    left = findings.shared_bytes[-1] - shared_before_bytes
-    if left > HOST_LEFT_BYTES:
-        findings.problems.append(f"{format_bytes(left)} of the host's shared memory are left when the node has ended")
 
 
 def report(findings: Findings, seconds: float) -> Table:
@@ -206,9 +200,7 @@ def report(findings: Findings, seconds: float) -> Table:
         "hand-overs": str(findings.hand_overs),
         "moved out and in": format_bytes(findings.swapped_bytes),
         "most on the card at once": f"{format_bytes(findings.most_on_card_bytes)} of {format_bytes(CAPACITY_BYTES)}",
-        "shared memory of the host, most / without the node": " / ".join(
-            map(format_bytes, (max(findings.shared_bytes), findings.shared_bytes[-1]))
-        ),
+        "the node's arena, most": format_bytes(max(findings.arena_bytes, default=0)),
     }
     for name, looks in findings.resident_bytes.items():
         figures[f"memory of {name}, first quarter / end"] = " / ".join(
@@ -219,9 +211,26 @@ def report(findings: Findings, seconds: float) -> Table:
     return table
 
 
-async def soak(seconds: float, seed: int) -> Findings:
+@contextlib.asynccontextmanager
+async def relay_heard(directory: NodeDirectory, findings: Findings) -> AsyncIterator[None]:
+    """Take down what the relay says of its arena, once a second."""
+    description = directory.read_description()
+    credentials = directory.service_credentials("scheduler").read_text()
+    bus = await Bus.connect(url=str(description["nats_url"]), jwt=credentials, name="soak")
+
+    def hear(_: str, state: RelayState) -> None:
+        findings.arena_bytes.append(state.arena_made_bytes)
+
+    try:
+        await bus.subscribe(subjects.relay(str(description["node"])), RelayState, hear)
+        yield
+    finally:
+        await bus.close()
+
+
+async def soak(seconds: float, seed: int, host_memory: str) -> Findings:
     """A node, the soak on it, and the judgement."""
-    shared_before_bytes = shared_memory_bytes()
+    os.environ["NVSHARE_HOST_MEMORY"] = host_memory
     os.environ["NVSHARE_GPU_MEMORY"] = str(CAPACITY_BYTES)
     with tempfile.TemporaryDirectory(prefix="nvshare-soak-", ignore_cleanup_errors=True) as folder:
         launched = launch_node(
@@ -234,11 +243,11 @@ async def soak(seconds: float, seed: int) -> Findings:
             os.environ["NVSHARE_EMULATOR_DIR"] = str(cards.folder)
             node = BenchNode(directory, tuple((await fetch_status(directory)).gpus), cards)
             run = Soak(node, seed)
-            await run.run(seconds)
+            async with relay_heard(directory, run.findings):
+                await run.run(seconds)
         finally:
             launched.stop()
-    run.findings.shared_bytes.append(shared_memory_bytes())
-    judge(run.findings, shared_before_bytes)
+    judge(run.findings)
     return run.findings
 
 
@@ -246,16 +255,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--host-memory", default="arena", choices=("arena", "own", "sparse"), help="of the programs")
     parser.add_argument("--json", type=Path, help="write the findings here")
     arguments = parser.parse_args()
-    findings = asyncio.run(soak(arguments.minutes * 60, arguments.seed))
+    findings = asyncio.run(soak(arguments.minutes * 60, arguments.seed, arguments.host_memory))
     console = Console()
     console.print(report(findings, arguments.minutes * 60))
     for problem in findings.problems[:50]:
         console.print(f"problem: {problem}", style="bold red", markup=False)
     if arguments.json is not None:
         figures = {
-            name: value for name, value in vars(findings).items() if name not in ("resident_bytes", "shared_bytes")
+            name: value for name, value in vars(findings).items() if name not in ("resident_bytes", "arena_bytes")
         }
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 1 if findings.problems else 0
