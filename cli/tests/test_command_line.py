@@ -104,8 +104,8 @@ def test_bench_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert listed == {
         "solo-large", "solo-small", "pair-small", "pair-large-serial", "pair-large-auto", "quad-large-auto",
-        "trio-small-fit", "trio-idle", "survivor", "grow-after-admission", "swap-speed", "memory-quota", "two-gpus",
-        "launch-overhead", "grant-latency", "demo",
+        "trio-small-fit", "trio-idle", "survivor", "grow-after-admission", "swap-speed", "memory-quota",
+        "gang-pair", "two-gpus", "launch-overhead", "grant-latency", "demo",
     }  # fmt: skip
 
 
