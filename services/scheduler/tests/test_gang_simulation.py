@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from nvshare.scheduler.history import replay
 from nvshare.scheduler.model import Mode, Ruling
 from nvshare.scheduler.policy import GIB, MILLISECOND_NS, SECOND_NS
 from nvshare.scheduler.simulated_memory import Swapping
@@ -146,3 +147,15 @@ def test_e11_in_random_histories_every_job_finishes(part: int) -> None:
                 break
             world.run(SECOND_NS)
         assert all(job.done for job in jobs), (seed, [job.computed_ns for job in jobs])
+
+
+def test_the_history_of_a_gang_replays_to_the_same_plans() -> None:
+    world = node()
+    world.start_job("one", LARGE)
+    world.start_job("two", LARGE)
+    world.run(8 * SECOND_NS)
+    for gpu in world.gpus:
+        assert gpu.recorded is not None
+        entries, differences = replay(gpu.recorded.lines())
+        assert entries > 100
+        assert differences == []
