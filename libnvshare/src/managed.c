@@ -153,6 +153,8 @@ static struct nvs_managed_block *nvs_managed_next(struct nvs_device *device, enu
 // Tells the driver where the pages are to be, and brings them there.
 static CUresult nvs_managed_prefetch(const struct nvs_device *device, enum nvs_way way, CUdeviceptr address,
                                      uint64_t bytes, CUstream stream) {
+    if (nvs_real.cuMemAdvise_v2 == NULL || nvs_real.cuMemPrefetchAsync_v2 == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED; // a driver before 12.2
     CUmemLocation location = {.type = CU_MEM_LOCATION_TYPE_HOST};
     if (way == NVS_IN)
         location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = device->ordinal};

@@ -5,6 +5,7 @@
 #include "device.h"
 #include "extent.h"
 #include "footprint.h"
+#include "host_reserve.h"
 #include "library.h"
 #include "log.h"
 #include "mempool.h"
@@ -240,7 +241,7 @@ static CUresult nvs_memory_try(struct nvs_device *device, const struct nvs_reque
 
 CUresult nvs_memory_allocate(struct nvs_device *device, const struct nvs_request *request, CUdeviceptr *address) {
     uint64_t since_ns = 0;
-    nvs_swap_keep_room(device, request->bytes);
+    nvs_host_reserve(device, request->bytes);
     for (;;) {
         CUresult result = nvs_memory_try(device, request, address);
         if (result != CUDA_ERROR_NOT_READY)

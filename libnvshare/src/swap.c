@@ -53,9 +53,6 @@ struct nvs_mover {
 
 static struct nvs_mover nvs_movers[NVS_DEVICES_MAX];
 
-// The most host memory that this process has asked to be kept for it.
-static _Atomic uint64_t nvs_room_asked_bytes;
-
 static struct nvs_mover *nvs_mover_of(const struct nvs_device *device) {
     return &nvs_movers[device - nvs_devices];
 }
@@ -66,27 +63,6 @@ struct nvs_swap_figures nvs_swap_figures(const struct nvs_device *device) {
 
 static uint64_t nvs_later(uint64_t a, uint64_t b) {
     return a > b ? a : b;
-}
-
-// ---- Room in host memory
-
-void nvs_swap_keep_room(const struct nvs_device *device, uint64_t bytes) {
-    bool wanted = false;
-    for (size_t i = 0; i < nvs_device_count(); i++) {
-        pthread_mutex_lock(&nvs_devices[i].lock);
-        bytes += nvs_devices[i].needed_bytes;
-        wanted = wanted || (&nvs_devices[i] == device && device->grant.pool_bytes > 0);
-        pthread_mutex_unlock(&nvs_devices[i].lock);
-    }
-    bytes = nvs_pool_slots(bytes) * NVS_POOL_SLOT_BYTES;
-    uint64_t before_bytes = atomic_load_explicit(&nvs_room_asked_bytes, memory_order_relaxed);
-    if (!wanted || bytes <= before_bytes ||
-        !atomic_compare_exchange_strong_explicit(&nvs_room_asked_bytes, &before_bytes, bytes, memory_order_relaxed,
-                                                 memory_order_relaxed))
-        return;
-    if (nvs_pool_reserve(bytes) < bytes)
-        nvs_log_once(NVS_LOG_INFO, "%s: the host has no room for all of this program's memory", device->uuid);
-    nvs_control_poke((size_t)device->ordinal);
 }
 
 // ---- Trouble
@@ -404,7 +380,6 @@ void nvs_swap_reset(const struct nvs_device *device) {
     struct nvs_mover *mover = nvs_mover_of(device);
     pthread_condattr_t attributes;
     memset(mover, 0, sizeof(*mover));
-    atomic_store_explicit(&nvs_room_asked_bytes, 0, memory_order_relaxed);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&mover->wake, &attributes);

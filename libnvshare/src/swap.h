@@ -25,10 +25,6 @@ struct nvs_swap_figures {
 // Control thread: the memory is at rest, and the residency may have changed.
 void nvs_swap_wake(struct nvs_device *device);
 
-// An allocation of so many bytes is about to be asked for. Where the scheduler wants host memory ready, asks that room
-// be kept for all that the process has, and this; may wait for the answer. The caller holds no lock.
-void nvs_swap_keep_room(const struct nvs_device *device, uint64_t bytes);
-
 // The figures so far. Caller holds the device's lock.
 struct nvs_swap_figures nvs_swap_figures(const struct nvs_device *device);
 
