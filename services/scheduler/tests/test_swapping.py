@@ -312,3 +312,15 @@ def test_b10_a_quota_below_use_refuses_more_until_use_falls_and_then_grants_agai
     run_to_the_end(world, 10 * SECOND_NS)
     assert program.refusals == [Limit.QUOTA]
     assert program.footprint_bytes == GIB + MIB
+
+
+def test_serial_a_holder_for_which_there_is_no_room_gives_the_lock_up_at_once() -> None:
+    world = Simulation(Mode.SERIAL, CARD, quantum_ns=SECOND_NS)
+    large = start(world, *loads(15 * GIB), Compute(3 * SECOND_NS), Sleep(SECOND_NS), Compute(SECOND_NS))
+    pins = start(world, *loads(8 * GIB), Compute(6 * SECOND_NS), start_ns=SECOND_NS // 2)
+    world.at(3 * SECOND_NS // 2, partial(setattr, pins.memory.swapping, "pinned_bytes", 4 * GIB))
+    world.run(8 * SECOND_NS)
+    assert pins.done
+    assert "memory-held" in {event.kind for event in world.events}
+    run_to_the_end(world, 20 * SECOND_NS)
+    assert large.done

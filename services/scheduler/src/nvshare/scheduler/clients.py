@@ -65,6 +65,7 @@ class Client:
     place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
     arrived: bool = False  # in that place: all of its memory was on the card
     evicted_ns: int | None = None  # when it lost its place at the end of its quantum; None: it has one, or had none
+    hopeless: bool = False  # decided: what it needs does not fit beside what cannot leave the card now
     coming: bool = False  # decided: others make room for it
     leaving_since_ns: int | None = None  # since when it should leave and nothing of it has left
     failed_ns: int | None = None  # when that had lasted for too long; None: it leaves when it should

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import (
     Givers,
@@ -39,6 +38,7 @@ from nvshare.scheduler.headroom import give_headroom, keep_within_quotas, take_s
 from nvshare.scheduler.limits import Bound
 from nvshare.scheduler.loading import older_loads_until
 from nvshare.scheduler.model import PublishEvent, Ruling
+from nvshare.scheduler.obstacles import find_hopeless, held_words, note_failures
 from nvshare.scheduler.room import Room
 
 
@@ -68,8 +68,9 @@ class Residency:
 def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settling: bool, moment: Moment) -> Residency:
     """Decides the ceilings. `bounds` says what each client may ever have, by its key: who asks for more is refused by
     its own library, and waits for nothing."""
-    failures = _note_failures(room.clients, moment)
+    failures = note_failures(room.clients, moment)
     queue = _Queue.of(room.clients, bounds, moment)
+    find_hopeless(room.clients, queue.goals_bytes, room.capacity_bytes, moment)
     serving = _Serving(room, queue, dead, settling, moment)
     for client in queue.first:
         serving.serve(client)
@@ -297,7 +298,8 @@ class _Serving:
             self._room.set_ceiling(client, client.served_bytes)
         for time_ns in _changes_ns(self._room.clients, self._moment):
             self.outcome.wake_at(time_ns)
-        in_time_bytes = expected_bytes(givers, short_bytes)
+        ghost_bytes = max(0, self._dead.ghost_bytes - self._dead.freeing_bytes)
+        in_time_bytes = ghost_bytes + expected_bytes(givers, short_bytes - ghost_bytes)
         unmovable_bytes = sum(
             other.kept_bytes for other in self._room.clients if not other.swaps and other is not client
         )
@@ -306,34 +308,18 @@ class _Serving:
             self._left_bytes = left_bytes if self._left_bytes is None else min(left_bytes, self._left_bytes)
         if not client.swaps or in_time_bytes < short_bytes <= in_time_bytes + unmovable_bytes:
             self._newcomers_wait = True
-        elif in_time_bytes < short_bytes:
+        elif in_time_bytes < short_bytes and client.hopeless:
             self._hopeless.append(client)
+            self._tell_hopeless(client)
 
     def _tell_hopeless(self, client: Client) -> None:
         """Says, once, that a client waits for what nobody can give up."""
         if "memory-held" in client.told:
             return
         client.told.add("memory-held")
-        text = f"{client.client} waits for memory that cannot leave the card: {_held_words(client, self._room.clients)}"
+        text = f"{client.client} waits for memory that cannot leave the card: {held_words(client, self._room.clients)}"
         event = PublishEvent("memory-held", text, client.allocation, client.client, self._goal_bytes(client))
         self.outcome.events.append(event)
-
-
-def _held_words(client: Client, clients: Sequence[Client]) -> str:
-    """Who has memory that cannot leave, and why."""
-    words = []
-    for other in clients:
-        if other is client or other.kept_bytes == 0:
-            continue
-        if other.swaps and other.staying_bytes > 0:
-            reason = other.report.pinned_reason if other.report else ""
-            reason = reason or "pinned, or more than its host memory could hold"
-            words.append(f"{other.client} has {format_bytes(other.staying_bytes)} ({reason})")
-        elif not other.swaps:
-            words.append(f"{other.client} has {format_bytes(other.kept_bytes)} and cannot move any")
-        else:
-            words.append(f"{other.client} has {format_bytes(other.kept_bytes)}")
-    return ", ".join(words) or "nobody's"
 
 
 def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
@@ -395,22 +381,3 @@ def _keep_books(client: Client, moment: Moment, outcome: Residency) -> None:
         client.leaving_since_ns = moment.now_ns
     if client.leaving_since_ns is not None and not overdue(client, moment):
         outcome.wake_at(client.leaving_since_ns + moment.policy.leave_limit_ns)
-
-
-def _note_failures(clients: Sequence[Client], moment: Moment) -> list[PublishEvent]:
-    """Finds who should have left by now. Gives what to tell."""
-    events = []
-    for client in clients:
-        since_ns = client.leaving_since_ns
-        if since_ns is None or overdue(client, moment) or moment.now_ns < since_ns + moment.policy.leave_limit_ns:
-            continue
-        client.failed_ns = moment.now_ns
-        if "client-stays" not in client.told:
-            client.told.add("client-stays")
-            failure = client.report.swap_failure if client.report else ""
-            text = (
-                f"{client.client} should leave the card and {format_bytes(client.resident_bytes)} of it are still "
-                f"there{': ' + failure if failure else ''}; those that fit go on"
-            )
-            events.append(PublishEvent("client-stays", text, client.allocation, client.client, client.resident_bytes))
-    return events

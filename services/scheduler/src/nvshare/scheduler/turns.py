@@ -97,7 +97,7 @@ def take_turns(
 def _may_hold(client: Client, now_ns: int, policy: Policy) -> bool:
     """Whether the lock would be of use to it. Who can be brought in need not be on the card."""
     stopped = client.is_silent(now_ns, policy.silent_ns) or client.state == ClientState.STUCK
-    comes = client.swaps and client.eligible
+    comes = client.swaps and not client.hopeless and client.eligible
     return client.reachable and (client.can_run or comes) and not stopped
 
 
@@ -146,6 +146,8 @@ def _must_give_up(
         return True
     if holder.ruling == Ruling.PAUSED:
         return False
+    if waiting and holder.hopeless and not holder.can_run:
+        return True
     if waiting and (now_ns >= ends_ns or holder.is_silent(now_ns, policy.silent_ns)):
         return True
     if waiting and not _wants(holder):
