@@ -86,6 +86,20 @@ struct nvs_device *nvs_memory_device_of(CUdeviceptr address) {
 
 // ---- Extents come and go. Callers hold the memory's lock.
 
+// Nobody knows what is at these addresses: a block that no program has keeps others off them, and the mover.
+static void nvs_memory_abandon(struct nvs_device *device, struct nvs_extent *extent) {
+    struct nvs_block *block = nvs_arena_add_block(&device->memory.arena, extent->address, extent->bytes);
+    extent->pins++;
+    if (block == NULL) {
+        nvs_log_once(NVS_LOG_ERROR, "no host memory to keep addresses from being used");
+        return;
+    }
+    block->ending = true;
+    pthread_mutex_lock(&device->lock);
+    device->pinned_bytes += extent->bytes;
+    pthread_mutex_unlock(&device->lock);
+}
+
 void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
     struct nvs_arena *arena = &device->memory.arena;
     struct nvs_bytes gone = {0};
@@ -99,6 +113,7 @@ void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
             if (result != CUDA_SUCCESS) {
                 nvs_log_once(NVS_LOG_ERROR, "%s: the driver does not unmap freed memory (error %d): it stays",
                              device->uuid, result);
+                nvs_memory_abandon(device, extent);
                 continue;
             }
             gone.present_bytes += extent->bytes;

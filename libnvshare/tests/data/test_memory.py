@@ -313,3 +313,25 @@ def test_a_block_that_is_freed_during_a_capture_is_reused_only_after_it(relay: S
     client.report_where(lambda report: (report.footprint_bytes, report.needed_bytes) == (20 * MIB, 20 * MIB), since)
     program.tell()
     program.end()
+
+
+def test_addresses_that_the_driver_does_not_take_back_are_never_used_again(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        held = gpu.allocate(20 * MIB)
+        ok(driver.cuMemUnmap(held, 20 * MIB))  # behind the library's back
+        ok(driver.cuMemFree(held))
+        others = [gpu.allocate(20 * MIB) for _ in range(3)]
+        for other in others:
+            ok(driver.cuMemsetD8(other, 1, 20 * MIB))
+        gpu.synchronize()
+        say(reused=held in others)
+        hear()
+        """
+    )
+    client = relay.client_with_plan()
+    assert program.said() == {"reused": False}
+    client.report_where(lambda report: (report.footprint_bytes, report.pinned_bytes) == (60 * MIB, 20 * MIB))
+    program.tell()
+    program.end()
