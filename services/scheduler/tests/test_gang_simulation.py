@@ -1,5 +1,6 @@
 """Jobs over several simulated GPUs, with real arbiters on one clock: their ranks' work ends together or not at all."""
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -129,9 +130,10 @@ def test_e11_a_gang_whose_rank_is_stopped_keeps_its_memory_and_the_others_wait_v
     assert [one.done, two.done] == [True, True]
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_e11_in_random_histories_every_job_finishes(part: int) -> None:
-    for seed in range(part * 3, part * 3 + 3):
+# 143: one rank launches its part while the other is told to stop, because they become a gang just then.
+@pytest.mark.parametrize("seeds", [range(4), range(4, 8), range(8, 12), (143,)])
+def test_e11_in_random_histories_every_job_finishes(seeds: Sequence[int]) -> None:
+    for seed in seeds:
         random = Random(seed)
         gpus = random.randint(2, 3)
         world = node(random.choice([Mode.AUTO, Mode.SERIAL]), gpus=gpus, seed=seed)

@@ -105,6 +105,9 @@ def test_e11_two_gangs_that_have_begun_on_one_gpu_each_are_sorted_out() -> None:
     node.put_gang("two")
     node.place("one-0")
     node.place("two-1")
+    assert set(node.rule().values()) == {Ruling.PAUSED}
+    node.change("one-0", quiet=True)
+    node.change("two-1", quiet=True)
     assert node.rule() == {"one-0": Ruling.IN, "one-1": Ruling.IN, "two-0": Ruling.NEXT, "two-1": Ruling.NEXT}
 
 

@@ -103,6 +103,10 @@ class _Gang:
         )
 
     @property
+    def quiet(self) -> bool:
+        return all(claim.quiet for claim in self.claims)
+
+    @property
     def leaving(self) -> bool:
         return self.turn.phase in (Phase.PAUSED, Phase.BREATHING)
 
@@ -172,7 +176,7 @@ class Coordinator:
             case Phase.IN:
                 self._look_at_assembly(gang, now_ns, events)
             case Phase.PAUSED:
-                if all(claim.quiet for claim in gang.claims):
+                if gang.quiet:
                     _go_out(gang, now_ns)
                 elif now_ns >= turn.revoked_ns + self.policy.drain_limit_ns:
                     seconds = self.policy.drain_limit_ns // SECOND_NS
@@ -260,7 +264,7 @@ class Coordinator:
     def _pause(self, gang: _Gang, now_ns: int) -> None:
         turn = gang.turn
         turn.phase, turn.since_ns, turn.revoked_ns, turn.tries = Phase.PAUSED, now_ns, now_ns, 0
-        if all(claim.quiet for claim in gang.claims) and not any(claim.placed for claim in gang.claims):
+        if gang.quiet and not any(claim.placed for claim in gang.claims):
             _go_out(gang, now_ns)
 
     def _patience_ends_ns(self, turn: Turn) -> int:
@@ -292,17 +296,21 @@ class Coordinator:
 
 def _first_turn(gang: _Gang, now_ns: int) -> Turn:
     """Of a gang that was none until now: programs begin alone and join, or the scheduler was restarted. One that has
-    all its places keeps them for a quantum."""
+    all its places keeps them for a quantum; of another one what has begun must end first."""
     if gang.whole:
         return Turn(Phase.IN, now_ns, now_ns, whole_ns=now_ns, progress_ns=now_ns)
     waits_ns = [claim.waiting_ns for claim in gang.claims if claim.waiting_ns is not None]
-    return Turn(Phase.OUT, now_ns, min(waits_ns, default=None))
+    phase = Phase.OUT if gang.quiet else Phase.PAUSED
+    return Turn(phase, now_ns, min(waits_ns, default=None), revoked_ns=now_ns)
 
 
 def _go_out(gang: _Gang, now_ns: int) -> None:
     turn = gang.turn
+    if not gang.demand:
+        turn.waiting_ns = None
+    elif turn.whole_ns is not None or turn.waiting_ns is None:
+        turn.waiting_ns = now_ns  # it had its turn, and goes to the end of the queue
     turn.phase, turn.since_ns, turn.whole_ns = Phase.OUT, now_ns, None
-    turn.waiting_ns = now_ns if gang.demand else None
 
 
 def _singles(gpu: GpuClaims, gangs: Sequence[_Gang]) -> list[Claim]:
