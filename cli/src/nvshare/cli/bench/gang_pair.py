@@ -102,7 +102,7 @@ def _summary(run: SharedRun, alone_seconds: float) -> dict[str, float]:
         "total_seconds": run.total_seconds,
         "alone_seconds": alone_seconds,
         "handovers": float(sum(gpu.hand_overs for gpu in gpus)),
-        "quantum_seconds": run.gpu.quantum_us / 1e6,
+        "quantum_seconds": run.gpu.longest_quantum_us / 1e6,
         "finish_spread": finish_spread(run.start_ns, [answer.finished_ns for answer in run.answers]),
         "max_wait_seconds": max(longest_wait_seconds(run.start_ns, answer.progress) for answer in run.answers),
         "swap_bytes": float(sum(gpu.swapped_bytes for gpu in gpus)),

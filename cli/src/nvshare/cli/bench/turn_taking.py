@@ -26,8 +26,8 @@ async def run_turns(count: int, options: BenchOptions, steps: Steps) -> Findings
 
     Times are from a common start, with the card in use but no memory on it, until the results are checked.
     `total_over_serial` is the time of all over `count` times that of one alone; `sum_ratio` the sum of their speeds,
-    while all of them ran, over one alone. `handovers`, `swap_bytes` and `quantum_seconds` are the scheduler's.
-    `max_wait_seconds` is the longest time that a program made no progress, from the start on.
+    while all of them ran, over one alone. `handovers`, `swap_bytes` and `quantum_seconds` (the longest) are the
+    scheduler's. `max_wait_seconds` is the longest time that a program made no progress, from the start on.
     """
     steps.expect(3)
     program = replace(LARGE, options=("--progress-ms", "0"))
@@ -85,7 +85,7 @@ def took_turns(run: SharedRun) -> bool:
     """Whether the card went round about once for each quantum that passed while somebody waited."""
     *_, last_but_one = sorted([run.start_ns, *(answer.finished_ns for answer in run.answers)])[:-1]
     contended_seconds = (last_but_one - run.start_ns) / 1e9
-    quanta = int(contended_seconds / (run.gpu.quantum_us / 1e6)) if run.gpu.quantum_us else 0
+    quanta = int(contended_seconds / (run.gpu.longest_quantum_us / 1e6)) if run.gpu.longest_quantum_us else 0
     return run.gpu.hand_overs >= FEWEST_OF_QUANTA * quanta
 
 
@@ -99,7 +99,7 @@ def _summary(run: SharedRun, alone_seconds: float, speed: float) -> dict[str, fl
         "total_seconds": run.total_seconds,
         "alone_seconds": alone_seconds,
         "handovers": float(run.gpu.hand_overs),
-        "quantum_seconds": run.gpu.quantum_us / 1e6,
+        "quantum_seconds": run.gpu.longest_quantum_us / 1e6,
         "finish_spread": finish_spread(run.start_ns, [answer.finished_ns for answer in run.answers]),
         "max_wait_seconds": max(longest_wait_seconds(run.start_ns, answer.progress) for answer in run.answers),
         "swap_bytes": float(run.gpu.swapped_bytes),

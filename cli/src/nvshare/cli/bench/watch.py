@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nvshare.bus.node_client import NodeError
 from nvshare.bus.node_directory import NodeDirectory
@@ -25,12 +25,15 @@ class Observation:
 
 @dataclass(frozen=True)
 class GpuObservation:
-    """What a GPU's scheduler counted since the watch began; of `most_promised_bytes` the most that was ever seen."""
+    """What a GPU's scheduler counted since the watch began.
+
+    `longest_quantum_us` is the longest that was in force while several clients were there: the automatic one changes
+    with them.
+    """
 
     hand_overs: int = 0
     swapped_bytes: int = 0
-    quantum_us: int = 0
-    most_promised_bytes: int = 0
+    longest_quantum_us: int = 0
 
 
 class Watch:
@@ -55,14 +58,13 @@ class Watch:
                     swap_failures=sum(client.swap_failures for client in clients),
                 )
         for gpu in status.gpus:
-            now = GpuObservation(gpu.hand_overs, gpu.swapped_bytes, gpu.quantum_us, gpu.promised_bytes)
-            first = self._first.setdefault(gpu.index, now)
-            most = max(gpu.promised_bytes, self.gpus.get(gpu.index, now).most_promised_bytes)
-            self.gpus[gpu.index] = replace(
-                now,
-                hand_overs=now.hand_overs - first.hand_overs,
-                swapped_bytes=now.swapped_bytes - first.swapped_bytes,
-                most_promised_bytes=most,
+            first = self._first.setdefault(gpu.index, GpuObservation(gpu.hand_overs, gpu.swapped_bytes))
+            before = self.gpus.get(gpu.index, GpuObservation())
+            shared = len(gpu.clients) > 1
+            self.gpus[gpu.index] = GpuObservation(
+                hand_overs=gpu.hand_overs - first.hand_overs,
+                swapped_bytes=gpu.swapped_bytes - first.swapped_bytes,
+                longest_quantum_us=max(before.longest_quantum_us, gpu.quantum_us if shared else 0),
             )
 
 
