@@ -130,6 +130,17 @@ def test_a6_the_quantum_of_one_card_changes_and_its_mode_stays(
     assert after[0]["quantum_us"] == before[0]["quantum_us"]
 
 
+def test_a6_the_automatic_quantum_and_the_longest_wait_are_set_and_shown(
+    node_dir: Path, nvshare: Command, status_of: Status
+) -> None:
+    answer = nvshare("quantum", "1", "auto", "--max-wait", "12", "--node-dir", str(node_dir))
+    assert answer.returncode == 0, answer.stderr
+    assert "(auto, max wait 12 s)" in answer.stdout
+    gpu = status_of(node_dir)["gpus"][1]
+    assert (gpu["quantum_auto"], gpu["max_wait_us"]) == (True, 12_000_000)
+    assert "(auto, max wait 12 s)" in nvshare("status", "--node-dir", str(node_dir)).stdout
+
+
 @pytest.mark.parametrize("service", ["nats-server", "nvshare.relay", "nvshare.scheduler"])
 def test_a_killed_service_is_back_and_the_node_serves_again(
     node_dir: Path, service: str, nvshare: Command, until: Until

@@ -199,3 +199,19 @@ def test_b9_b10_quotas_that_change_while_memory_moves_hurt_nobody(make_small: Ma
         assert done.returncode == 0 or "no allocation" in done.stderr, done.stderr
     results = [program.result() for program in programs]
     assert results[0]["checksum"] == results[1]["checksum"]
+
+
+def test_what_passes_the_overcommit_ratio_is_refused_and_whoever_runs_is_not_touched(
+    make_small: MakeSmall, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = make_small("--overcommit", "1.25")
+    first, second = node.puppet("first"), node.puppet("second")
+    first.do(f"alloc {LARGE_BYTES}")
+    first.do("fill 5")
+    expected = first.do("sum")["sum"]
+    second.start(f"alloc {LARGE_BYTES}")
+    assert second.answer()["error"] == "CUDA_ERROR_OUT_OF_MEMORY"
+    assert "overcommit" in capfd.readouterr().err, "it says why"
+    second.do(f"alloc {32 * MIB}")
+    assert int(node.gpu()["overcommit_bytes"]) > CAPACITY_BYTES
+    assert first.do("sum")["sum"] == expected
