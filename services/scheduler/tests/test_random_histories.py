@@ -64,6 +64,19 @@ def some_world(random: Random, seed: int, faults: Faults | None, all_move: bool)
     return world
 
 
+def crowded_world(random: Random, seed: int) -> Simulation:
+    """Programs that want the GPU for much longer than a quantum, and do not fit together."""
+    mode = random.choice([Mode.AUTO, Mode.CONCURRENT, Mode.SERIAL])
+    quantum_ns = random.choice([100, 300]) * MILLISECOND_NS
+    world = Simulation(mode, CAPACITY, seed, quantum_ns=quantum_ns, link_bytes_per_second=LINK)
+    for _ in range(random.randint(3, 5)):
+        sizes = [random.randint(4, 16) * 64 * MIB for _ in range(random.randint(1, 3))]
+        computes = Compute(random.randint(1500, 6000) * MILLISECOND_NS)
+        steps: list[Step] = [*map(Allocate, sizes), computes, Allocate(512 * MIB), Compute(500 * MILLISECOND_NS)]
+        world.start_program(steps, start_ns=random.randint(0, 500) * MILLISECOND_NS, swapping=Swapping())
+    return world
+
+
 def inflict(world: Simulation, random: Random) -> None:
     """Programs are killed, stopped and cut off, and the scheduler restarts."""
     for _ in range(random.randint(0, 4)):
@@ -111,7 +124,7 @@ def test_nobody_waits_longer_than_waiters_times_a_quantum_and_two_switches() -> 
     switch_ns = 2 * CAPACITY * SECOND_NS // LINK + BURST_NS + 20 * Faults().most_delay_ns
     for seed in range(HISTORIES):
         random = Random(1_000_000 + seed)
-        world = some_world(random, seed, None, all_move=True)
+        world = some_world(random, seed, None, all_move=True) if seed % 2 else crowded_world(random, seed)
         longest_ns = max(run_to_the_end(world, seed), world.arbiter.state.quantum_ns)
         idle_ns = world.arbiter.policy.idle_ns  # who has just gone idle may come back, and does not give way at once
         bound_ns = len(world.programs) * (longest_ns + 2 * switch_ns + idle_ns)
