@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -118,11 +119,21 @@ def _run_and_show(name: str, options: BenchOptions) -> Result:
     errors = Console(stderr=True)
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         steps = ShownSteps(name, progress)
-        result = asyncio.run(run_scenario(name, options, steps))
+        result = asyncio.run(_run_until_terminated(name, options, steps))
         steps.done()
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(result_table(result))
     return result
+
+
+async def _run_until_terminated(name: str, options: BenchOptions, steps: ShownSteps) -> Result:
+    """Run a scenario; SIGTERM ends it as Ctrl-C does, with its programs and its node. Raises KeyboardInterrupt then."""
+    task = asyncio.ensure_future(run_scenario(name, options, steps))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _write_json(path: Path, results: list[Result]) -> None:
