@@ -1,0 +1,113 @@
+#include "mark.h"
+
+#include "capture.h"
+
+CUevent nvs_event_take(struct nvs_stream *stream) {
+    if (stream->spares > 0)
+        return stream->spare[--stream->spares];
+    CUevent event = NULL;
+    if (nvs_real.cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC) != CUDA_SUCCESS)
+        return NULL;
+    return event;
+}
+
+void nvs_event_give(struct nvs_stream *stream, CUevent event) {
+    if (event != NULL && stream->spares < NVS_MARKS + 2)
+        stream->spare[stream->spares++] = event;
+}
+
+// The oldest mark leaves, and its event becomes the caller's.
+static CUevent nvs_mark_pop(struct nvs_stream *stream) {
+    struct nvs_mark *mark = &stream->marks[stream->first];
+    atomic_fetch_sub_explicit(&stream->device->in_flight_ns, (int64_t)mark->estimate_ns, memory_order_relaxed);
+    atomic_fetch_add_explicit(&stream->completed, mark->launches, memory_order_release);
+    stream->first = (stream->first + 1) % NVS_MARKS;
+    stream->count--;
+    return mark->event;
+}
+
+void nvs_stream_forget(struct nvs_stream *stream) {
+    while (stream->count > 0)
+        nvs_event_give(stream, nvs_mark_pop(stream));
+    stream->marked = nvs_stream_launched(stream);
+    atomic_store_explicit(&stream->completed, stream->marked, memory_order_release);
+}
+
+static uint64_t nvs_stream_batch(const struct nvs_stream *stream) {
+    uint64_t least_ns = stream->estimates_ns[0];
+    for (unsigned i = 1; i < NVS_ESTIMATES && i < stream->estimated; i++)
+        if (stream->estimates_ns[i] < least_ns)
+            least_ns = stream->estimates_ns[i];
+    uint64_t window_us = atomic_load_explicit(&stream->device->window_us, memory_order_relaxed);
+    uint64_t batch = least_ns == 0 ? NVS_BATCH_MAX : window_us * 1000 / NVS_MARKS_PER_WINDOW / least_ns;
+    if (batch > 4 * stream->batch)
+        batch = 4 * stream->batch;
+    return batch < 1 ? 1 : batch > NVS_BATCH_MAX ? NVS_BATCH_MAX : batch;
+}
+
+static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *mark) {
+    float elapsed_ms = 0;
+    if (stream->before == NULL ||
+        nvs_real.cuEventElapsedTime(&elapsed_ms, stream->before, mark->event) != CUDA_SUCCESS || !(elapsed_ms >= 0))
+        return;
+    uint64_t elapsed_ns = (uint64_t)((double)elapsed_ms * 1e6);
+    atomic_fetch_add_explicit(&stream->device->busy_ns, elapsed_ns, memory_order_relaxed);
+    uint64_t longest = atomic_load_explicit(&stream->device->longest_ns, memory_order_relaxed);
+    while (elapsed_ns > longest &&
+           !atomic_compare_exchange_weak_explicit(&stream->device->longest_ns, &longest, elapsed_ns,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
+    }
+    stream->latest_ns = elapsed_ns / mark->launches;
+    stream->estimates_ns[stream->estimated++ % NVS_ESTIMATES] = stream->latest_ns;
+    if (stream->estimated >= 2 * NVS_ESTIMATES)
+        stream->estimated -= NVS_ESTIMATES; // only "how many" up to NVS_ESTIMATES and "which next" count
+    if (stream->owner == NULL)              // nobody else can mark a per-thread stream: each of its calls has a mark
+        stream->batch = nvs_stream_batch(stream);
+}
+
+void nvs_stream_retire(struct nvs_stream *stream) {
+    while (stream->count > 0) {
+        struct nvs_mark *mark = &stream->marks[stream->first];
+        CUresult result = nvs_real.cuEventQuery(mark->event);
+        if (result == CUDA_ERROR_NOT_READY || nvs_capture_error(result))
+            return;
+        if (result != CUDA_SUCCESS) {
+            // The context is lost: its work will not run, and the program learns it from its own calls.
+            nvs_stream_forget(stream);
+            return;
+        }
+        nvs_stream_learn(stream, mark);
+        nvs_event_give(stream, stream->before);
+        stream->before = nvs_mark_pop(stream);
+    }
+}
+
+bool nvs_stream_mark(struct nvs_stream *stream) {
+    uint64_t launched = nvs_stream_launched(stream);
+    if (launched == stream->marked)
+        return true;
+    atomic_store_explicit(&stream->next_mark, launched + stream->batch, memory_order_relaxed);
+    if (stream->count == NVS_MARKS)
+        return false;
+    CUevent event = nvs_event_take(stream);
+    CUresult result = event == NULL ? CUDA_ERROR_OUT_OF_MEMORY : nvs_capture_record(event, stream->handle);
+    uint64_t launches = launched - stream->marked;
+    if (result != CUDA_SUCCESS) {
+        nvs_event_give(stream, event);
+        if (nvs_capture_error(result))
+            return false;
+        // No event can follow this work, now or later: it counts with what went before it.
+        stream->marked = launched;
+        if (stream->count > 0)
+            stream->marks[(stream->first + stream->count - 1) % NVS_MARKS].launches += launches;
+        else
+            atomic_store_explicit(&stream->completed, launched, memory_order_release);
+        return true;
+    }
+    uint64_t estimate_ns = launches * stream->latest_ns;
+    stream->marks[(stream->first + stream->count) % NVS_MARKS] = (struct nvs_mark){event, launches, estimate_ns};
+    stream->count++;
+    stream->marked = launched;
+    atomic_fetch_add_explicit(&stream->device->in_flight_ns, (int64_t)estimate_ns, memory_order_relaxed);
+    return true;
+}

@@ -1,0 +1,22 @@
+// Marks: events on a stream, behind which the work of so many calls has ended; see stream.h.
+//
+// Callers hold the stream's lock, have its context current, and this thread's capture mode relaxed.
+#ifndef NVS_MARK_H
+#define NVS_MARK_H
+
+#include "stream.h"
+
+// An event for a mark, kept or made (NULL: the driver has none), and back again (NULL: nothing).
+CUevent nvs_event_take(struct nvs_stream *stream);
+void nvs_event_give(struct nvs_stream *stream, CUevent event);
+
+// Records a mark for what is not covered yet. False: it cannot now (a capture, or too many marks).
+bool nvs_stream_mark(struct nvs_stream *stream);
+
+// Takes in the marks that have completed.
+void nvs_stream_retire(struct nvs_stream *stream);
+
+// All that was launched counts as ended: its context is lost or gone.
+void nvs_stream_forget(struct nvs_stream *stream);
+
+#endif
