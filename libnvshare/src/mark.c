@@ -23,6 +23,7 @@ static CUevent nvs_mark_pop(struct nvs_stream *stream) {
     atomic_fetch_add_explicit(&stream->completed, mark->launches, memory_order_release);
     stream->first = (stream->first + 1) % NVS_MARKS;
     stream->count--;
+    stream->excused_to = stream->allowance = 0;
     return mark->event;
 }
 
@@ -45,12 +46,24 @@ static uint64_t nvs_stream_batch(const struct nvs_stream *stream) {
     return batch < 1 ? 1 : batch > NVS_BATCH_MAX ? NVS_BATCH_MAX : batch;
 }
 
+// Marks that were recorded before anything was known of their work.
+static void nvs_stream_estimate(struct nvs_stream *stream) {
+    for (unsigned i = 0; i < stream->count; i++) {
+        struct nvs_mark *mark = &stream->marks[(stream->first + i) % NVS_MARKS];
+        if (mark->estimate_ns != 0)
+            continue;
+        mark->estimate_ns = mark->launches * stream->latest_ns;
+        atomic_fetch_add_explicit(&stream->device->in_flight_ns, (int64_t)mark->estimate_ns, memory_order_relaxed);
+    }
+}
+
 static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *mark) {
     float elapsed_ms = 0;
     if (stream->before == NULL ||
         nvs_real.cuEventElapsedTime(&elapsed_ms, stream->before, mark->event) != CUDA_SUCCESS || !(elapsed_ms >= 0))
         return;
     uint64_t elapsed_ns = (uint64_t)((double)elapsed_ms * 1e6);
+    stream->elapsed_ns = elapsed_ns;
     atomic_fetch_add_explicit(&stream->device->busy_ns, elapsed_ns, memory_order_relaxed);
     uint64_t longest = atomic_load_explicit(&stream->device->longest_ns, memory_order_relaxed);
     while (elapsed_ns > longest &&
@@ -63,23 +76,27 @@ static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *m
         stream->estimated -= NVS_ESTIMATES; // only "how many" up to NVS_ESTIMATES and "which next" count
     if (stream->owner == NULL)              // nobody else can mark a per-thread stream: each of its calls has a mark
         stream->batch = nvs_stream_batch(stream);
+    nvs_stream_estimate(stream);
 }
 
-void nvs_stream_retire(struct nvs_stream *stream) {
+bool nvs_stream_retire(struct nvs_stream *stream) {
     while (stream->count > 0) {
         struct nvs_mark *mark = &stream->marks[stream->first];
         CUresult result = nvs_real.cuEventQuery(mark->event);
-        if (result == CUDA_ERROR_NOT_READY || nvs_capture_error(result))
-            return;
+        if (result == CUDA_ERROR_NOT_READY)
+            return true;
+        if (nvs_capture_error(result))
+            return false;
         if (result != CUDA_SUCCESS) {
             // The context is lost: its work will not run, and the program learns it from its own calls.
             nvs_stream_forget(stream);
-            return;
+            return true;
         }
         nvs_stream_learn(stream, mark);
         nvs_event_give(stream, stream->before);
         stream->before = nvs_mark_pop(stream);
     }
+    return true;
 }
 
 bool nvs_stream_mark(struct nvs_stream *stream) {

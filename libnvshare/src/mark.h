@@ -13,8 +13,8 @@ void nvs_event_give(struct nvs_stream *stream, CUevent event);
 // Records a mark for what is not covered yet. False: it cannot now (a capture, or too many marks).
 bool nvs_stream_mark(struct nvs_stream *stream);
 
-// Takes in the marks that have completed.
-void nvs_stream_retire(struct nvs_stream *stream);
+// Takes in the marks that have completed. False: a capture forbids to look.
+bool nvs_stream_retire(struct nvs_stream *stream);
 
 // All that was launched counts as ended: its context is lost or gone.
 void nvs_stream_forget(struct nvs_stream *stream);

@@ -61,7 +61,8 @@ static struct nvs_stream *nvs_stream_make(struct nvs_device *device, CUcontext c
     stream->writer = thread;
     stream->batch = 1;
     stream->estimated = 0;
-    stream->latest_ns = 0;
+    stream->latest_ns = stream->elapsed_ns = 0;
+    stream->excused_to = stream->allowance = 0;
     stream->marked = nvs_stream_launched(stream);
     atomic_store_explicit(&stream->completed, stream->marked, memory_order_relaxed);
     atomic_store_explicit(&stream->next_mark, stream->marked + 1, memory_order_relaxed);
@@ -105,7 +106,7 @@ uint64_t nvs_stream_point(struct nvs_stream *stream) {
         return calls; // the control thread marks it
     CUstreamCaptureMode mode = nvs_capture_relax();
     pthread_mutex_lock(&stream->lock);
-    nvs_stream_retire(stream);
+    (void)nvs_stream_retire(stream);
     (void)nvs_stream_mark(stream);
     pthread_mutex_unlock(&stream->lock);
     nvs_capture_restore(mode);
@@ -122,7 +123,7 @@ uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     } else {
         if (stream->owner == NULL && atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any())
             nvs_stream_mark(stream);
-        nvs_stream_retire(stream);
+        (void)nvs_stream_retire(stream);
         if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
             nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed on the control thread");
     }
@@ -136,7 +137,7 @@ static bool nvs_stream_wait(struct nvs_stream *stream, uint64_t launched) {
     bool may_wait = true;
     pthread_mutex_lock(&stream->lock);
     for (;;) {
-        nvs_stream_retire(stream);
+        (void)nvs_stream_retire(stream);
         if (atomic_load_explicit(&stream->completed, memory_order_relaxed) >= launched)
             break;
         bool may_mark = stream->owner == NULL || stream->owner == nvs_thread_self;
@@ -185,7 +186,7 @@ static void nvs_stream_end(struct nvs_stream *stream) {
     CUcontext popped;
     bool pushed = nvs_real.cuCtxPushCurrent_v2(stream->context) == CUDA_SUCCESS;
     pthread_mutex_lock(&stream->lock);
-    nvs_stream_retire(stream);
+    (void)nvs_stream_retire(stream);
     // Its work goes on after it is gone; where no mark can follow it, it is forgotten.
     if (!pushed || !nvs_stream_mark(stream))
         nvs_stream_forget(stream);

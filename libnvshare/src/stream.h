@@ -58,6 +58,9 @@ struct nvs_stream {
     uint64_t latest_ns;                   // the newest of them
     unsigned estimated;
     uint64_t batch;
+    uint64_t elapsed_ns; // that the last mark took
+    uint64_t excused_to; // up to so many calls, none is held back: see window.c
+    uint64_t allowance;  // calls that were excused last; 0: a mark has completed since
 };
 
 // Calls that returned, by all threads.
@@ -72,8 +75,8 @@ struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context,
 // A call on an idle stream is about to be made: notes when its work starts, and wakes the control thread.
 void nvs_stream_start(struct nvs_stream *stream);
 
-// A mark is due: records it, then waits until the device's work in flight is within its window. Not inside a gated
-// call.
+// A mark is due: records it, then waits until the device's work in flight is within its window, or the stream seems to
+// wait for something else. Not inside a gated call.
 void nvs_stream_due(struct nvs_stream *stream);
 
 // What is on the stream so far counts as one more call, with a mark if one is due; waits for nothing. Returns the

@@ -1,7 +1,25 @@
-// The window: where a launching thread is held back.
+// The window: where a launching thread is held back while the device has enough work in flight.
+//
+// What holds the stream up may be waiting for this very thread: a wait on a value, a host function, an event of a
+// stream that itself waits. So the wait never lasts for ever. When a stream has ended nothing for longer than its work
+// explains, it is waited on no more for a few calls, then for four times as many, and so on until a mark completes: a
+// few long kernels more are in flight where it was only long kernels, and all that the driver itself takes are soon
+// through where it was not.
 #include "capture.h"
+#include "clock.h"
 #include "control.h"
 #include "mark.h"
+
+#include <time.h>
+
+// A stream that ends nothing for so long, or for twice as long as its last mark took, waits for something else.
+#define NVS_PATIENCE_NS UINT64_C(1000000000)
+#define NVS_PATIENCE_MAX_NS UINT64_C(10000000000)
+#define NVS_ALLOWANCE_GROWTH 4u
+
+// Between two looks: short at first, so that the card does not run dry, then so long that looking costs nothing.
+#define NVS_LOOK_FIRST_NS 20000L
+#define NVS_LOOK_LONGEST_NS 500000L
 
 // True if another batch may follow at once.
 static bool nvs_stream_within_window(const struct nvs_stream *stream) {
@@ -12,12 +30,37 @@ static bool nvs_stream_within_window(const struct nvs_stream *stream) {
            atomic_load_explicit(&stream->device->in_flight_ns, memory_order_relaxed) <= window_ns;
 }
 
+static uint64_t nvs_stream_patience_ns(const struct nvs_stream *stream) {
+    uint64_t explained_ns = 2 * stream->elapsed_ns;
+    if (explained_ns < NVS_PATIENCE_NS)
+        return NVS_PATIENCE_NS;
+    return explained_ns < NVS_PATIENCE_MAX_NS ? explained_ns : NVS_PATIENCE_MAX_NS;
+}
+
+// Caller holds the stream's lock. True: its calls pass for now, whatever is in flight.
+static bool nvs_stream_excused(struct nvs_stream *stream, uint64_t waited_ns) {
+    uint64_t launched = nvs_stream_launched(stream);
+    if (launched < stream->excused_to)
+        return true;
+    if (waited_ns < nvs_stream_patience_ns(stream))
+        return false;
+    stream->allowance = stream->allowance == 0 ? stream->batch : NVS_ALLOWANCE_GROWTH * stream->allowance;
+    stream->excused_to = launched + stream->allowance;
+    return true;
+}
+
+static void nvs_stream_pause(long *pause_ns) {
+    const struct timespec pause = {.tv_nsec = *pause_ns};
+    (void)nanosleep(&pause, NULL); // a signal only makes it look sooner
+    *pause_ns = 2 * *pause_ns < NVS_LOOK_LONGEST_NS ? 2 * *pause_ns : NVS_LOOK_LONGEST_NS;
+}
+
 void nvs_stream_start(struct nvs_stream *stream) {
     CUstreamCaptureMode mode = nvs_capture_relax();
     pthread_mutex_lock(&stream->lock);
     if (atomic_load_explicit(&stream->idle, memory_order_relaxed)) {
         atomic_store_explicit(&stream->idle, false, memory_order_relaxed);
-        nvs_stream_retire(stream);
+        (void)nvs_stream_retire(stream);
         if (stream->count == 0) {
             CUevent event = stream->before != NULL ? stream->before : nvs_event_take(stream);
             stream->before = event;
@@ -39,17 +82,24 @@ void nvs_stream_due(struct nvs_stream *stream) {
     CUstreamCaptureMode mode = nvs_capture_relax();
     pthread_mutex_lock(&stream->lock);
     bool marked = false;
+    long pause_ns = NVS_LOOK_FIRST_NS;
+    uint64_t since_ns = 0, completed = 0;
     for (;;) {
-        nvs_stream_retire(stream);
+        bool looked = nvs_stream_retire(stream);
         marked = marked || nvs_stream_mark(stream);
-        if (nvs_stream_within_window(stream))
+        if (!looked || nvs_stream_within_window(stream))
             break;
-        CUevent oldest = stream->marks[stream->first].event;
+        uint64_t now_ns = nvs_clock_ns(),
+                 now_completed = atomic_load_explicit(&stream->completed, memory_order_relaxed);
+        if (since_ns == 0 || completed != now_completed) {
+            completed = now_completed;
+            since_ns = now_ns;
+        }
+        if (nvs_stream_excused(stream, now_ns - since_ns))
+            break;
         pthread_mutex_unlock(&stream->lock);
-        CUresult result = nvs_real.cuEventSynchronize(oldest);
+        nvs_stream_pause(&pause_ns);
         pthread_mutex_lock(&stream->lock);
-        if (result != CUDA_SUCCESS)
-            break;
     }
     pthread_mutex_unlock(&stream->lock);
     nvs_capture_restore(mode);

@@ -100,6 +100,83 @@ def test_a_phase_of_long_kernels_is_noticed_by_the_window(relay: ScriptedRelay, 
     program.end()
 
 
+BLOCKERS = {
+    "value": """
+        ok(driver.cuStreamWaitValue32(stream, flag, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
+    """,
+    "host function": """
+        def wait(_):
+            released.wait()
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(wait)
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        ok(driver.cuLaunchHostFunc(stream, driver.CUhostFn(_ptr=ctypes.addressof(ctypes.c_void_p(address))), 0))
+    """,
+    "event of another stream": """
+        other = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        ok(driver.cuStreamWaitValue32(other, flag, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
+        event = ok(driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))
+        ok(driver.cuEventRecord(event, other))
+        ok(driver.cuStreamWaitEvent(stream, event, 0))
+    """,
+}
+
+
+@pytest.mark.parametrize("blocker", BLOCKERS)
+def test_a_thread_may_launch_behind_what_waits_for_itself(blocker: str, relay: ScriptedRelay, run: Run) -> None:
+    """The driver takes some 1000 launches, whatever they wait for; a window that waited for ever would never end."""
+    program = run(
+        """
+        import ctypes
+        import threading
+        released = threading.Event()
+        gpu = Gpu()
+        memory = ok(driver.cuMemHostAlloc(4096, driver.CU_MEMHOSTALLOC_DEVICEMAP))
+        flag = int(ok(driver.cuMemHostGetDevicePointer(memory, 0)))
+        word = ctypes.c_uint32.from_address(int(memory))
+        word.value = 0
+        stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        """
+        + BLOCKERS[blocker]
+        + """
+        since_ns = now_ns()
+        for _ in range(8):
+            gpu.spin(MS // 10, stream)
+        waited_ns = now_ns() - since_ns
+        released.set()
+        word.value = 1
+        ok(driver.cuStreamSynchronize(stream))
+        since_ns = now_ns()
+        for _ in range(400):  # the window is as before
+            gpu.spin(MS, stream)
+        launched_ns = now_ns() - since_ns
+        ok(driver.cuStreamSynchronize(stream))
+        say(waited_ns=waited_ns, in_flight_ns=now_ns() - since_ns - launched_ns)
+        """
+    )
+    relay.client_with_plan(window_us=10_000)
+    words = program.said()
+    assert 900 * MS < words["waited_ns"] < 6000 * MS
+    assert words["in_flight_ns"] < 40 * MS
+    program.end()
+
+
+def test_a9_long_kernels_are_told_from_a_stream_that_waits(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        """
+        gpu = Gpu()
+        returned = []
+        for _ in range(3):
+            gpu.spin(1300 * MS)
+            returned.append(now_ns())
+        say(took_ns=returned[-1] - returned[0])
+        """
+    )
+    relay.client_with_plan()
+    # The third one is excused, and the next one is not: the first one's time says what to expect.
+    assert program.said()["took_ns"] > 2500 * MS
+    program.end()
+
+
 def test_launches_keep_to_their_slots(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         """
