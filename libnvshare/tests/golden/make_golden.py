@@ -26,14 +26,13 @@ UNKNOWN_FIELDS = bytes.fromhex("a006 96ab01 a906 0102030405060708 b206 05 6c6174
 LAST_OF_A = 30
 
 
-def greatest_numbers(last_field: int) -> dict[str, int]:
-    """Every number of a report, up to this field, at its greatest."""
+def with_greatest_numbers(report: Report, last_field: int) -> Report:
+    """The report with every number, up to this field, at its greatest."""
     bits = {FieldDescriptor.CPPTYPE_UINT64: 64, FieldDescriptor.CPPTYPE_UINT32: 32}
-    return {
-        field.name: 2 ** bits[field.cpp_type] - 1
-        for field in Report.DESCRIPTOR.fields
-        if field.cpp_type in bits and field.number <= last_field
-    }
+    for field in Report.DESCRIPTOR.fields:
+        if field.cpp_type in bits and field.number <= last_field:
+            setattr(report, field.name, 2 ** bits[field.cpp_type] - 1)
+    return report
 
 
 MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
@@ -94,17 +93,19 @@ MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
     ),
     "report_greatest": (
         "every number at its greatest",
-        Report(
-            gpu=GPU,
-            client=CLIENT,
-            state=ClientState.CLIENT_STATE_STUCK,
-            demand=True,
-            allocation_waits=True,
-            leaving=True,
-            name="größe",
-            version="0.1.0",
-            build="golden",
-            **greatest_numbers(LAST_OF_A),
+        with_greatest_numbers(
+            Report(
+                gpu=GPU,
+                client=CLIENT,
+                state=ClientState.CLIENT_STATE_STUCK,
+                demand=True,
+                allocation_waits=True,
+                leaving=True,
+                name="größe",
+                version="0.1.0",
+                build="golden",
+            ),
+            LAST_OF_A,
         ),
         b"",
         0,
@@ -129,21 +130,23 @@ MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
     ),
     "report_greatest_swapping": (
         "every number at its greatest, those of moving memory too",
-        Report(
-            gpu=GPU,
-            client=CLIENT,
-            state=ClientState.CLIENT_STATE_STUCK,
-            demand=True,
-            allocation_waits=True,
-            leaving=True,
-            name="größe",
-            version="0.1.0",
-            build="golden",
-            pinned_reason="1 block exported by cuIpcGetMemHandle",
-            swap_failure="no host memory",
-            gang=True,
-            swaps=True,
-            **greatest_numbers(44),
+        with_greatest_numbers(
+            Report(
+                gpu=GPU,
+                client=CLIENT,
+                state=ClientState.CLIENT_STATE_STUCK,
+                demand=True,
+                allocation_waits=True,
+                leaving=True,
+                name="größe",
+                version="0.1.0",
+                build="golden",
+                pinned_reason="1 block exported by cuIpcGetMemHandle",
+                swap_failure="no host memory",
+                gang=True,
+                swaps=True,
+            ),
+            44,
         ),
         b"",
         0,
