@@ -1,9 +1,11 @@
 // Memory that moves under everything at once: threads that allocate, fill, copy both ways, launch, free and check what
 // they wrote, while the test lets the memory go and come. Each thread has a block that stays, and one that changes.
 //
-// swap_storm [rounds]   exits 0 if every call did what it should and all data was right
+// swap_storm   goes on until it reads a line; exits 0 if every call did what it should and all data was right
 #include <cuda.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +19,7 @@
 
 static CUcontext context;
 static CUfunction fill;
-static unsigned rounds;
+static atomic_bool ending;
 
 static void require(CUresult result, const char *what) {
     if (result != CUDA_SUCCESS) {
@@ -50,7 +52,7 @@ static void *storm(void *argument) {
     REQUIRE(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
     REQUIRE(cuMemAlloc(&staying, STAYING_BYTES));
     launch_fill(staying, thread, stream);
-    for (uint32_t turn = 0; turn < rounds; turn++) {
+    for (uint32_t turn = 0; !atomic_load(&ending); turn++) {
         CUdeviceptr block;
         uint32_t value = turn * THREADS + thread;
         REQUIRE(cuMemAlloc(&block, WORDS * sizeof(*words) << turn % 6));
@@ -75,8 +77,7 @@ static void *storm(void *argument) {
     return NULL;
 }
 
-int main(int count, char **arguments) {
-    rounds = count > 1 ? (unsigned)atoi(arguments[1]) : 50;
+int main(void) {
     CUmodule module;
     REQUIRE(cuInit(0));
     REQUIRE(cuDevicePrimaryCtxRetain(&context, 0));
@@ -92,6 +93,9 @@ int main(int count, char **arguments) {
         _exit(0);
     int status = -1;
     waitpid(child, &status, 0);
+    for (int letter = 0; letter != '\n' && letter != EOF;)
+        letter = getchar();
+    atomic_store(&ending, true);
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
     REQUIRE(cuDevicePrimaryCtxRelease(0));
