@@ -1,7 +1,7 @@
 """Memory that moves: what leaves the card and what comes back, when, and that the program never notices."""
 
 import pytest
-from libnvshare.tests.data.conftest import MIB, RUNNING, WAITING, Run, ScriptedRelay
+from libnvshare.tests.data.conftest import DRAINING, MIB, RUNNING, WAITING, Run, ScriptedRelay
 from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, move
 
 from nvshare.emulator import account
@@ -149,21 +149,31 @@ def test_nothing_moves_before_what_was_launched_has_ended(relay: ScriptedRelay, 
     program = run(
         FILLED.format(sizes="[64]")
         + """
-    gpu.spin(700 * MS)
-    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 5, 1000)
+    import ctypes
+    flag = int(ok(driver.cuMemHostAlloc(4, 0)))
+    word = ctypes.c_uint32.from_address(flag)
+    word.value = 0
+    ok(driver.cuStreamWaitValue32(0, flag, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
+    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 7, 1000)
     say(launched=True)
     hear()
-    say(right=sums() == expected(5))
+    word.value = 1
+    hear()
+    say(right=sums() == expected(7))
     """
     )
     client = relay.client_with_plan()
     program.said()
     program.said()
     since = len(client.reports)
-    away = move(client, 0)
-    for report in client.reports[since:]:
-        assert report.resident_bytes == report.needed_bytes or report.state == WAITING
-    assert away.drain_us > 100_000
+    epoch = client.grant(may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.epoch == epoch and report.state == DRAINING, since)
+    assert program.silent(0.2)
+    assert all(report.resident_bytes == report.needed_bytes for report in client.reports[since:])
+    program.tell()
+    away = client.report_where(lambda report: report.epoch == epoch and report.resident_bytes == 0, since)
+    assert away.state == WAITING
+    assert away.drain_us > 200_000
     bring_back(client)
     program.tell()
     assert program.said() == {"right": True}
