@@ -120,7 +120,7 @@ def memory_words(client: ClientStatus) -> str:
         return f"moving out: {present}, to {format_bytes(client.target_bytes)}"
     if client.resident_bytes >= needed:
         return f"on the card: {format_bytes(needed)}"
-    if client.target_bytes > client.resident_bytes:
+    if client.may_launch or client.target_bytes >= needed:  # a target below that is room that nobody else needs
         return f"moving in: {present}"
     return f"away: {present} on the card"
 
