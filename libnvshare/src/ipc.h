@@ -39,6 +39,9 @@ struct nvs_ipc_answer {
 struct sockaddr_un;
 unsigned nvs_ipc_socket(uint64_t exporter, struct sockaddr_un *address);
 
+// True if who is at the other end of the connection is of this process's user.
+bool nvs_ipc_same_user(int connection);
+
 // True if the exporter is this process.
 bool nvs_ipc_is_own(uint64_t exporter);
 

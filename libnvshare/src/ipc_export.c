@@ -7,7 +7,9 @@
 #include "library.h"
 #include "log.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +19,7 @@
 #include <unistd.h>
 
 #define NVS_IPC_BACKLOG 16
+#define NVS_EXPORT_PAUSE_MS 100 // while the process has no descriptor or memory left
 
 // Under the lock, under which no other is taken:
 static pthread_mutex_t nvs_export_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -94,7 +97,7 @@ static bool nvs_send(int connection, const void *data, size_t size, int descript
     return sendmsg(connection, &message, MSG_NOSIGNAL) == (ssize_t)size;
 }
 
-static bool nvs_export_same_user(int connection) {
+bool nvs_ipc_same_user(int connection) {
     struct ucred peer;
     socklen_t size = sizeof(peer);
     return getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
@@ -110,7 +113,7 @@ static bool nvs_export_knows_secret(const struct nvs_ipc_handle *handle) {
 static void nvs_export_answer(int connection) {
     struct nvs_ipc_handle handle;
     struct timeval within = {NVS_IPC_ANSWER_SECONDS, 0};
-    bool trusted = nvs_export_same_user(connection);
+    bool trusted = nvs_ipc_same_user(connection);
     if (trusted && (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &within, sizeof(within)) != 0 ||
                     setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &within, sizeof(within)) != 0 ||
                     recv(connection, &handle, sizeof(handle), MSG_WAITALL) != (ssize_t)sizeof(handle)))
@@ -135,8 +138,15 @@ static void *nvs_export_serve(void *argument) {
     int listener = (int)(intptr_t)argument;
     while (!nvs_library_leaving()) {
         int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-        if (connection < 0)
+        if (connection < 0 && (errno == EBADF || errno == EINVAL || errno == ENOTSOCK)) {
+            nvs_log(NVS_LOG_WARN, "the program closed the socket that its exported memory is handed over by");
+            break;
+        }
+        if (connection < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+                (void)poll(NULL, 0, NVS_EXPORT_PAUSE_MS);
             continue;
+        }
         nvs_export_answer(connection);
         close(connection);
     }

@@ -53,7 +53,8 @@ static int nvs_import_connect(uint64_t exporter) {
     int connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connection >= 0 && (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &within, sizeof(within)) != 0 ||
                             setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &within, sizeof(within)) != 0 ||
-                            connect(connection, (const struct sockaddr *)&address, length) != 0)) {
+                            connect(connection, (const struct sockaddr *)&address, length) != 0 ||
+                            !nvs_ipc_same_user(connection))) { // the name is free for all once its exporter is gone
         close(connection);
         return -1;
     }
@@ -122,6 +123,8 @@ static struct nvs_import *nvs_import_ask(const struct nvs_ipc_handle *handle, CU
     }
     if (whole)
         return import;
+    if (*result == CUDA_SUCCESS) // the exporter ended in the middle of its answer, or answers nonsense
+        *result = CUDA_ERROR_INVALID_VALUE;
     for (uint32_t i = 0; import != NULL && i < import->parts; i++)
         (void)nvs_real.cuMemRelease(import->part[i].handle);
     free(import);

@@ -1,6 +1,9 @@
 """Memory of one process in another, by the handles of cuIpcGetMemHandle."""
 
+import os
 import socket
+import struct
+import threading
 from typing import Any
 
 from libnvshare.tests.data.conftest import MIB, Client, Program, Run, ScriptedRelay
@@ -150,3 +153,32 @@ def test_who_does_not_know_the_secret_gets_nothing(relay: ScriptedRelay, run: Ru
     assert found == {"result": "CUDA_ERROR_INVALID_VALUE"}
     source.tell("read")
     assert source.said() == {"first": 3}
+
+
+def test_an_exporter_that_ends_in_the_middle_of_its_answer_gives_no_memory(relay: ScriptedRelay, run: Run) -> None:
+    _, _, words = exporter(relay, run)
+    handle = bytearray.fromhex(words["handle"])
+    answer = struct.Struct("<QQII")
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(f"\0nvshare-ipc-{int.from_bytes(handle[8:16], 'little'):016x}")
+        asking.sendall(handle)
+        offset_bytes, size_bytes, extents, _ = answer.unpack(asking.recv(answer.size, socket.MSG_WAITALL))
+        extent, descriptors, _, _ = socket.recv_fds(asking, 8, 1)
+    handle[8:16] = b"torn-one"
+    with socket.socket(socket.AF_UNIX) as torn:
+        torn.bind(f"\0nvshare-ipc-{int.from_bytes(handle[8:16], 'little'):016x}")
+        torn.listen()
+
+        def answer_half() -> None:
+            connection, _ = torn.accept()
+            with connection:
+                connection.recv(len(handle), socket.MSG_WAITALL)
+                connection.sendall(answer.pack(offset_bytes, size_bytes, extents + 1, 0))
+                socket.send_fds(connection, [extent], descriptors)
+
+        serving = threading.Thread(target=answer_half)
+        serving.start()
+        _, _, found = importer(relay, run, handle.hex())
+        serving.join()
+    os.close(descriptors[0])
+    assert found == {"result": "CUDA_ERROR_INVALID_VALUE"}
