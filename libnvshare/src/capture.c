@@ -11,14 +11,19 @@
 
 // Covers the list and the count. Held over the driver's cuEventRecord; no other lock is taken under it.
 static pthread_mutex_t nvs_capture_lock = PTHREAD_MUTEX_INITIALIZER;
-static CUstream nvs_capturing[NVS_CAPTURES_MAX];
+static struct nvs_captured {
+    CUstream stream;
+    CUcontext context; // that it was begun in
+} nvs_capturing[NVS_CAPTURES_MAX];
 static atomic_uint nvs_captures;
 
 void nvs_capture_began(CUstream stream) {
+    CUcontext context = NULL;
+    (void)nvs_real.cuCtxGetCurrent(&context); // none: the driver will refuse the capture
     pthread_mutex_lock(&nvs_capture_lock);
     unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
     if (count < NVS_CAPTURES_MAX)
-        nvs_capturing[count] = stream;
+        nvs_capturing[count] = (struct nvs_captured){stream, context};
     atomic_store_explicit(&nvs_captures, count + 1, memory_order_release);
     pthread_mutex_unlock(&nvs_capture_lock);
     atomic_fetch_add_explicit(&nvs_hot.stream_epoch, 1,
@@ -33,12 +38,25 @@ void nvs_capture_ended(CUstream stream) {
     unsigned known = count < NVS_CAPTURES_MAX ? count : NVS_CAPTURES_MAX;
     bool found = false;
     for (unsigned i = 0; i < known && !found; i++)
-        if (nvs_capturing[i] == stream) {
+        if (nvs_capturing[i].stream == stream) {
             nvs_capturing[i] = nvs_capturing[known - 1];
             found = true;
         }
     if (count > 0 && (found || count > NVS_CAPTURES_MAX))
         atomic_store_explicit(&nvs_captures, count - 1, memory_order_release);
+    pthread_mutex_unlock(&nvs_capture_lock);
+}
+
+void nvs_capture_context_ended(CUcontext context) {
+    pthread_mutex_lock(&nvs_capture_lock);
+    unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
+    for (unsigned i = count < NVS_CAPTURES_MAX ? count : NVS_CAPTURES_MAX; i-- > 0;)
+        if (nvs_capturing[i].context == context) {
+            unsigned known = count < NVS_CAPTURES_MAX ? count : NVS_CAPTURES_MAX;
+            nvs_capturing[i] = nvs_capturing[known - 1];
+            count--;
+        }
+    atomic_store_explicit(&nvs_captures, count, memory_order_release);
     pthread_mutex_unlock(&nvs_capture_lock);
 }
 
@@ -61,7 +79,7 @@ static bool nvs_capture_forbids(CUstream stream) {
     if (count > NVS_CAPTURES_MAX || stream == NULL || stream == CU_STREAM_LEGACY)
         return true;
     for (unsigned i = 0; i < count; i++)
-        if (nvs_capturing[i] == stream && stream != CU_STREAM_PER_THREAD)
+        if (nvs_capturing[i].stream == stream && stream != CU_STREAM_PER_THREAD)
             return true;
     return nvs_capture_on(stream);
 }

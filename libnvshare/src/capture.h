@@ -12,6 +12,9 @@
 void nvs_capture_began(CUstream stream);
 void nvs_capture_ended(CUstream stream);
 
+// A context ended, and the captures that were begun in it.
+void nvs_capture_context_ended(CUcontext context);
+
 // True if this stream is capturing.
 bool nvs_capture_on(CUstream stream);
 

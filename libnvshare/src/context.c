@@ -25,6 +25,7 @@ static void nvs_context_hold(CUcontext context) {
 }
 
 static void nvs_context_ended(CUcontext context) {
+    nvs_capture_context_ended(context);
     nvs_footprint_context_ended(context);
     nvs_managed_context_ended(context); // before: a context that lives is looked for among the blocks
     nvs_memory_context_ended(context);
@@ -32,11 +33,12 @@ static void nvs_context_ended(CUcontext context) {
     nvs_device_context_ended(context);
 }
 
+// Those who look for a context that lives are let go last: then nothing names this one any more.
 static void nvs_context_release(CUcontext context, bool ended) {
     nvs_stream_context_release(context, ended);
-    nvs_pool_context_release(context, ended);
     if (ended)
         nvs_context_ended(context);
+    nvs_pool_context_release(context, ended);
     nvs_swap_context_release();
 }
 
@@ -128,11 +130,9 @@ NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
         nvs_context_hold(context);                                                                                     \
         CUresult result = nvs_real.name(dev);                                                                          \
         bool ended = result == CUDA_SUCCESS && context != NULL && !nvs_primary_active(dev);                            \
-        nvs_context_release(context, ended);                                                                           \
-        if (ended) {                                                                                                   \
+        if (ended)                                                                                                     \
             atomic_store_explicit(&nvs_device_of_ordinal(dev)->primary_context, NULL, memory_order_release);           \
-            nvs_context_ended(context);                                                                                \
-        }                                                                                                              \
+        nvs_context_release(context, ended);                                                                           \
         return result;                                                                                                 \
     }
 
