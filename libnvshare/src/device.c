@@ -44,6 +44,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     atomic_store(&device->window_us, NVS_WINDOW_US);
     memset(&device->grant, 0, sizeof(device->grant));
     device->unmanaged = device->refused = device->demand = false;
+    device->lost = CUDA_SUCCESS;
     device->state = NVS_CLIENT_STATE_WAITING;
     device->gate_waiters = device->memory_waiters = 0;
     device->footprint_bytes = device->needed_bytes = device->present_bytes = device->pinned_bytes = 0;
@@ -235,10 +236,9 @@ CUresult nvs_device_wait_open(struct nvs_device *device, enum nvs_class class) {
     if (device->gate_waiters == 1)
         nvs_control_poke((size_t)device->ordinal);
     while ((atomic_load_explicit(&device->closed, memory_order_acquire) & class) != 0 && !nvs_library_leaving()) {
-        if (device->refused) {
-            result = CUDA_ERROR_SYSTEM_NOT_READY;
+        result = device->refused ? CUDA_ERROR_SYSTEM_NOT_READY : device->lost;
+        if (result != CUDA_SUCCESS)
             break;
-        }
         nvs_device_wait(device, "a launch", since_ns);
     }
     device->gate_waiters--;

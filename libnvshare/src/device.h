@@ -59,6 +59,7 @@ struct nvs_device {
     nvs_grant grant; // in force; generation 0: none yet
     bool unmanaged;  // runs without a plan, by setting
     bool refused;    // answers with an error, by setting
+    CUresult lost; // what every call of the program is answered, its context being of no use any more; 0: none is lost
     enum nvs_client_state state;
     uint32_t gate_waiters;
     uint32_t memory_waiters;

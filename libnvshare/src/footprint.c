@@ -163,8 +163,8 @@ CUresult nvs_footprint_try(struct nvs_wish *wish) {
         device->present_bytes += wish->needed_bytes;
         return CUDA_SUCCESS;
     }
-    if (device->refused)
-        return CUDA_ERROR_SYSTEM_NOT_READY;
+    if (device->refused || device->lost != CUDA_SUCCESS)
+        return device->refused ? CUDA_ERROR_SYSTEM_NOT_READY : device->lost;
     return wish->bytes > device->total_bytes ? CUDA_ERROR_OUT_OF_MEMORY // no plan can make room for it
                                              : CUDA_ERROR_NOT_READY;
 }

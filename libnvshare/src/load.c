@@ -10,12 +10,17 @@ bool nvs_load_way(const struct nvs_device *device, enum nvs_way *way) {
     return device->at_rest && (*way == NVS_OUT || nvs_residency_in_bytes(&residency) > 0);
 }
 
+// Caller holds the device's lock.
+static uint64_t nvs_load_begin_bytes(const struct nvs_device *device, enum nvs_way way) {
+    struct nvs_residency residency = nvs_device_residency(device);
+    if (!device->at_rest)
+        return 0;
+    return way == NVS_OUT ? nvs_residency_out_bytes(&residency) : nvs_residency_in_bytes(&residency);
+}
+
 uint64_t nvs_load_allowed_bytes(struct nvs_device *device, enum nvs_way way) {
     pthread_mutex_lock(&device->lock);
-    struct nvs_residency residency = nvs_device_residency(device);
-    uint64_t bytes = way == NVS_OUT ? nvs_residency_out_bytes(&residency) : nvs_residency_in_bytes(&residency);
-    if (!device->at_rest)
-        bytes = 0;
+    uint64_t bytes = nvs_load_begin_bytes(device, way);
     pthread_mutex_unlock(&device->lock);
     return bytes;
 }
@@ -33,16 +38,19 @@ static void nvs_load_add(struct nvs_load *load, struct nvs_extent *extent, enum 
     load->bytes += extent->bytes;
 }
 
-// From the high end downwards. Caller holds the memory's lock.
+// From the high end downwards. What may leave is chosen and counted in one hold of the device's lock: in between, a
+// higher target would let the program run while its memory is copied. Caller holds the memory's lock.
 static void nvs_load_take_out(struct nvs_device *device, struct nvs_load *load) {
     const struct nvs_arena *arena = &device->memory.arena;
-    uint64_t most_bytes = nvs_load_allowed_bytes(device, NVS_OUT);
+    pthread_mutex_lock(&device->lock);
+    uint64_t most_bytes = nvs_load_begin_bytes(device, NVS_OUT);
     if (most_bytes > NVS_LOAD_BYTES)
         most_bytes = NVS_LOAD_BYTES;
     for (size_t i = arena->extent_count; i > 0 && load->bytes < most_bytes && load->count < NVS_LOAD_EXTENTS; i--)
         if (arena->extents[i - 1]->place == NVS_EXTENT_PRESENT && arena->extents[i - 1]->pins == 0)
             nvs_load_add(load, arena->extents[i - 1], NVS_EXTENT_LEAVING);
-    nvs_load_account(device, 0, (int64_t)load->bytes);
+    device->moving_bytes += load->bytes;
+    pthread_mutex_unlock(&device->lock);
 }
 
 // Makes one of neighbouring extents that are away, as far as that has room. Caller holds the memory's lock.
@@ -76,6 +84,7 @@ static bool nvs_load_take_in(struct nvs_device *device, struct nvs_load *load, s
         if (result != CUDA_SUCCESS) {
             nvs_load_account(device, -(int64_t)extent->bytes, -(int64_t)extent->bytes);
             trouble->card = result == CUDA_ERROR_OUT_OF_MEMORY;
+            trouble->result = result;
             snprintf(trouble->reason, sizeof(trouble->reason),
                      "the card gave no memory to come back to (CUDA error %d)", (int)result);
             return false;

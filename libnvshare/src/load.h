@@ -27,7 +27,8 @@ struct nvs_load {
 
 // Why a load, or a part of it, did not move.
 struct nvs_trouble {
-    bool card; // memory of the card is missing, which may come free any moment
+    bool card;       // memory of the card is missing, which may come free any moment
+    CUresult result; // of the driver; CUDA_SUCCESS: it has not failed
     char reason[NVS_REASON_SIZE];
 };
 

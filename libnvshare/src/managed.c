@@ -187,7 +187,7 @@ uint64_t nvs_managed_move(struct nvs_device *device, enum nvs_way way, CUstream 
     pthread_mutex_unlock(&device->memory.lock);
     if (result == CUDA_SUCCESS)
         return bytes;
-    *trouble = (struct nvs_trouble){.card = false};
+    *trouble = (struct nvs_trouble){.card = false, .result = result};
     snprintf(trouble->reason, sizeof(trouble->reason), "managed memory is not prefetched (CUDA error %d)", (int)result);
     return 0;
 }

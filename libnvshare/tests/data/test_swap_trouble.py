@@ -58,6 +58,56 @@ def test_an_open_capture_keeps_the_memory_until_it_ends(relay: ScriptedRelay, ru
     program.end()
 
 
+def test_a_capture_ends_with_its_context_and_keeps_nothing(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + """
+    other = ok(driver.cuCtxCreate(None, 0, 0))
+    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    ok(driver.cuCtxDestroy(other))
+    gpu.use()
+    say(destroyed=True)
+    """
+        + CHECKS
+    )
+    client = relay.client_with_plan()
+    program.said()
+    program.said()
+    move(client, 0)
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()
+
+
+@pytest.mark.parametrize("call", ["gpu.launch('fill', blocks[0][0], 1, 1, 1, 1000)", "gpu.allocate(64 * MIB)"])
+def test_a_program_whose_context_is_lost_learns_it_before_its_turn_comes(
+    call: str, relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + f"""
+    gpu.launch("fill", 4096, 1, 1, 1, 1000)
+    say(faulted=error_of(driver.cuCtxSynchronize()))
+    hear()
+    try:
+        {call}
+    except DriverError as error:
+        say(error=error.name)
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    assert program.said() == {"faulted": "CUDA_ERROR_ILLEGAL_ADDRESS"}
+    client.grant(may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.swap_failures > 0)
+    program.tell()
+    assert program.said() == {"error": "CUDA_ERROR_ILLEGAL_ADDRESS"}
+    program.end()
+
+
 def test_a_card_that_is_full_although_promised_leaves_the_data_in_host_memory_until_it_is_not(
     relay: ScriptedRelay, run: Run
 ) -> None:
