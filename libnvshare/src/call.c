@@ -3,7 +3,7 @@
 #include "capture.h"
 #include "library.h"
 
-static const struct nvs_call nvs_call_unmanaged = {NULL, NULL};
+static const struct nvs_call nvs_call_unmanaged = {NULL, NULL, 0};
 
 CUresult nvs_call_wait(struct nvs_call *call, enum nvs_class class) {
     struct nvs_stream *stream = call->stream;
@@ -117,33 +117,63 @@ enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy) {
     return NVS_CLASS_OF_DESCRIPTOR(copy);
 }
 
-CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream) {
-    *call = nvs_call_unmanaged;
-    if (!nvs_library_start())
-        return CUDA_ERROR_NO_DEVICE;
-    struct nvs_device *devices[2] = {nvs_device_of_context(one), nvs_device_of_context(other)};
+uint32_t nvs_call_names(uint32_t needs, CUdeviceptr one, CUdeviceptr other) {
+    if (nvs_device_count() < 2)
+        return needs;
+    const CUdeviceptr addresses[2] = {one, other};
+    for (int i = 0; i < 2; i++) {
+        const struct nvs_device *device = nvs_memory_device_of(addresses[i]);
+        if (device != NULL)
+            needs |= 1u << (NVS_NEEDS_DEVICES + device->ordinal);
+    }
+    return needs;
+}
+
+uint32_t nvs_call_names_all(uint32_t needs, const CUdeviceptr *to, const CUdeviceptr *from, size_t count) {
+    for (size_t i = 0; to != NULL && from != NULL && i < count; i++)
+        needs = nvs_call_names(needs, to[i], from[i]);
+    return needs;
+}
+
+CUresult nvs_call_enter_others(struct nvs_call *call, enum nvs_class class, enum nvs_class class_of_others,
+                               uint32_t devices, CUstream stream) {
     for (;;) {
-        CUresult result = nvs_call_enter(call, NVS_LAUNCH, stream);
+        CUresult result = nvs_call_enter(call, class, stream);
         if (result != CUDA_SUCCESS || call->thread == NULL)
             return result;
+        call->others = devices & ~(1u << call->stream->device->ordinal);
+        if (call->others == 0)
+            return CUDA_SUCCESS;
         uint32_t bits = atomic_load_explicit(&call->thread->calls, memory_order_relaxed);
-        for (int i = 0; i < 2; i++)
-            if (devices[i] != NULL)
-                bits |= NVS_LAUNCH_CALL(devices[i]->ordinal);
+        for (size_t i = 0; i < nvs_device_count(); i++)
+            if ((call->others >> i & 1) != 0)
+                bits |= nvs_call_bit(class_of_others, (int)i);
         atomic_store_explicit(&call->thread->calls, bits, memory_order_seq_cst);
         atomic_thread_fence(memory_order_seq_cst);
         struct nvs_device *closed = NULL;
-        for (int i = 0; i < 2; i++)
-            if (devices[i] != NULL &&
-                (atomic_load_explicit(&devices[i]->closed, memory_order_acquire) & NVS_LAUNCH) != 0)
-                closed = devices[i];
+        for (size_t i = 0; i < nvs_device_count(); i++)
+            if ((call->others >> i & 1) != 0 &&
+                (atomic_load_explicit(&nvs_devices[i].closed, memory_order_acquire) & class_of_others) != 0)
+                closed = &nvs_devices[i];
         if (closed == NULL)
             return CUDA_SUCCESS;
         // Holding one grant while waiting for the other would be a deadlock in the making: let go, wait, begin again.
         atomic_store_explicit(&call->thread->calls, 0, memory_order_release);
         *call = nvs_call_unmanaged;
-        result = nvs_device_wait_open(closed, NVS_LAUNCH);
+        result = nvs_device_wait_open(closed, class_of_others);
         if (result != CUDA_SUCCESS || nvs_library_leaving())
             return result;
     }
+}
+
+CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream) {
+    *call = nvs_call_unmanaged;
+    if (!nvs_library_start())
+        return CUDA_ERROR_NO_DEVICE;
+    const struct nvs_device *devices[2] = {nvs_device_of_context(one), nvs_device_of_context(other)};
+    uint32_t bits = 0;
+    for (int i = 0; i < 2; i++)
+        if (devices[i] != NULL)
+            bits |= 1u << devices[i]->ordinal;
+    return nvs_call_enter_others(call, NVS_LAUNCH, NVS_LAUNCH, bits, stream);
 }

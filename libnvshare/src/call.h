@@ -9,7 +9,12 @@
 struct nvs_call {
     struct nvs_thread *thread; // NULL: not managed, the call just passes
     struct nvs_stream *stream;
+    uint32_t others; // bit d: it names memory of device d, which is not the stream's
 };
+
+// What a call needs: its class, and above it a bit for each device whose memory it names, as far as that is known.
+#define NVS_NEEDS_CLASS 3u
+#define NVS_NEEDS_DEVICES 16
 
 // The slow ways in: first call of a thread, an unknown stream, a closed gate.
 CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUstream stream);
@@ -20,6 +25,14 @@ enum nvs_class nvs_call_class_of_copy(CUdeviceptr to, CUdeviceptr from);
 enum nvs_class nvs_call_class_of_copies(const CUdeviceptr *to, const CUdeviceptr *from, size_t count);
 enum nvs_class nvs_call_class_of_2d(const CUDA_MEMCPY2D *copy);
 enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy);
+
+// The same, and the devices whose memory is at these addresses (0: none).
+uint32_t nvs_call_names(uint32_t needs, CUdeviceptr one, CUdeviceptr other);
+uint32_t nvs_call_names_all(uint32_t needs, const CUdeviceptr *to, const CUdeviceptr *from, size_t count);
+
+// A call that needs memory of other devices (bits) to be there, too, or their locks: passes all their gates, or none.
+CUresult nvs_call_enter_others(struct nvs_call *call, enum nvs_class class, enum nvs_class class_of_others,
+                               uint32_t devices, CUstream stream);
 
 // A call that needs the grants of two devices, its stream being on the first one's side.
 CUresult nvs_call_enter_pair(struct nvs_call *call, CUcontext one, CUcontext other, CUstream stream);
@@ -59,11 +72,19 @@ static inline CUresult nvs_call_enter(struct nvs_call *call, enum nvs_class clas
         return nvs_call_enter_slowly(call, class, stream);
     call->thread = thread;
     call->stream = cached->record;
+    call->others = 0;
     // The flag is set before `idle` is read: who sets `idle` looks at the flags afterwards.
     if (__builtin_expect(!nvs_call_pass(thread, call->stream->device, class), false) ||
         __builtin_expect(atomic_load_explicit(&call->stream->idle, memory_order_relaxed), false))
         return nvs_call_wait(call, class);
     return CUDA_SUCCESS;
+}
+
+static inline CUresult nvs_call_enter_needs(struct nvs_call *call, uint32_t needs, CUstream stream) {
+    enum nvs_class class = (enum nvs_class)(needs & NVS_NEEDS_CLASS);
+    if (needs >> NVS_NEEDS_DEVICES == 0)
+        return nvs_call_enter(call, class, stream);
+    return nvs_call_enter_others(call, class, NVS_COPY, needs >> NVS_NEEDS_DEVICES, stream);
 }
 
 static inline void nvs_call_leave(const struct nvs_call *call) {
@@ -79,6 +100,8 @@ static inline void nvs_call_leave(const struct nvs_call *call) {
         atomic_fetch_add_explicit(&stream->launched_others, 1, memory_order_release);
         launched = nvs_stream_launched(stream);
     }
+    if (__builtin_expect(call->others != 0, false))
+        nvs_stream_reach(stream, call->others, launched);
     atomic_store_explicit(&call->thread->calls, 0, memory_order_release);
     if (__builtin_expect(launched >= atomic_load_explicit(&stream->next_mark, memory_order_relaxed), false))
         nvs_stream_due(stream);

@@ -4,15 +4,19 @@
 
 #define LAUNCH NVS_LAUNCH
 #define COPY NVS_COPY
-#define EITHER(to, from) nvs_call_class_of_copy((to), (from))
-#define EITHER_OF(to, from, count) nvs_call_class_of_copies((to), (from), (count))
-#define EITHER_2D(copy) nvs_call_class_of_2d(copy)
-#define EITHER_3D(copy) nvs_call_class_of_3d(copy)
+#define LAUNCH_ON(to, from) nvs_call_names(NVS_LAUNCH, (to), (from))
+#define COPY_ON(address) nvs_call_names(NVS_COPY, (address), 0)
+#define EITHER(to, from) nvs_call_names(nvs_call_class_of_copy((to), (from)), (to), (from))
+#define EITHER_OF(to, from, count)                                                                                     \
+    nvs_call_names_all(nvs_call_class_of_copies((to), (from), (count)), (to), (from), (count))
+#define NAMES_OF(copy, needs) ((copy) == NULL ? (needs) : nvs_call_names((needs), (copy)->dstDevice, (copy)->srcDevice))
+#define EITHER_2D(copy) NAMES_OF((copy), nvs_call_class_of_2d(copy))
+#define EITHER_3D(copy) NAMES_OF((copy), nvs_call_class_of_3d(copy))
 
 #define NVS_WRAPPER(name, class, stream, params, args)                                                                 \
     NVS_EXPORT CUresult name params {                                                                                  \
         struct nvs_call call;                                                                                          \
-        CUresult result = nvs_call_enter(&call, (class), (stream));                                                    \
+        CUresult result = nvs_call_enter_needs(&call, (class), (stream));                                              \
         if (result != CUDA_SUCCESS)                                                                                    \
             return result;                                                                                             \
         result = nvs_real.name == NULL ? CUDA_ERROR_NOT_SUPPORTED : nvs_real.name args;                                \

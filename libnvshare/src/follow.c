@@ -186,6 +186,11 @@ static bool nvs_memory_rest(struct nvs_device *device) {
     for (size_t i = 0; i < nvs_device_count(); i++)
         if (nvs_may_access(&nvs_devices[i], device) && !nvs_quiet(&nvs_devices[i]))
             return false;
+    for (size_t i = 0; i < nvs_device_count(); i++) // copies that another device began
+        if (nvs_stream_reaches(&nvs_devices[i], device)) {
+            (void)nvs_drain_settle(&nvs_devices[i]);
+            return false;
+        }
     if (nvs_capture_any()) // what is being captured may name the memory
         return false;
     pthread_mutex_lock(&device->lock);

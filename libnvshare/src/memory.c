@@ -242,7 +242,7 @@ static CUresult nvs_memory_try(struct nvs_device *device, const struct nvs_reque
             result = CUDA_ERROR_NOT_READY;
     }
     if (block != NULL) {
-        memory->context = request->context;
+        memory->context = request->context != NULL ? request->context : memory->context;
         nvs_mempool_took(request->pool, request->bytes, reused == NULL ? block->bytes : 0);
         block->asked_bytes = request->bytes;
         block->context = request->pool == NULL ? request->context : NULL;

@@ -44,7 +44,7 @@ struct nvs_device *nvs_memory_device_of(CUdeviceptr address);
 // An allocation as it is asked for.
 struct nvs_request {
     uint64_t bytes;
-    CUcontext context;         // that is current
+    CUcontext context;         // that is current; NULL: one of another device
     struct nvs_mempool *pool;  // NULL: the block belongs to the context, and ends with it
     struct nvs_stream *stream; // in whose order it is used first; NULL: in none
 };
@@ -64,7 +64,8 @@ bool nvs_memory_sweep(struct nvs_device *device, bool waits);
 // A context has ended, and its allocations with it.
 void nvs_memory_context_ended(CUcontext context);
 
-// Another device may access this one's memory from now on: what is there, and what will be. NULL: no device.
+// Another device may access this one's memory from now on: what is there, and what will be. Waits until it is there.
+// NULL: no device.
 void nvs_memory_share(struct nvs_device *device, struct nvs_device *accessor);
 
 // What is known of the block that holds an address of the arena.

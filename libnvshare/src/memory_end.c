@@ -9,7 +9,11 @@
 
 // Work of these devices may be on its memory.
 static uint32_t nvs_memory_users(const struct nvs_device *device) {
-    return 1u << device->ordinal | atomic_load_explicit(&device->accessed_by, memory_order_acquire);
+    uint32_t users = 1u << device->ordinal | atomic_load_explicit(&device->accessed_by, memory_order_acquire);
+    for (size_t i = 0; i < nvs_device_count(); i++)
+        if (nvs_stream_reaches(&nvs_devices[i], device))
+            users |= 1u << i;
+    return users;
 }
 
 // Takes a block out of the arena. Caller holds the memory's lock.

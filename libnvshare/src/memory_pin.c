@@ -19,6 +19,13 @@ void nvs_memory_share(struct nvs_device *device, struct nvs_device *accessor) {
             nvs_log_once(NVS_LOG_ERROR, "%s: its memory cannot be made accessible to %s", device->uuid, accessor->uuid);
     }
     pthread_mutex_unlock(&memory->lock);
+    pthread_mutex_lock(&device->lock);
+    bool has_memory = device->needed_bytes > 0;
+    pthread_mutex_unlock(&device->lock);
+    // The accessor's gate may still be open while this memory is away. From when it is back, neither goes without the
+    // other.
+    if (has_memory)
+        (void)nvs_device_wait_open(device, NVS_COPY);
 }
 
 // The block that holds all of [address, address + bytes), and lives. Caller holds the memory's lock.

@@ -99,6 +99,25 @@ struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context,
 
 // ---- What has ended
 
+void nvs_stream_reach(struct nvs_stream *stream, uint32_t devices, uint64_t calls) {
+    for (int i = 0; i < NVS_DEVICES_MAX; i++) {
+        uint64_t before = atomic_load_explicit(&stream->reached[i], memory_order_relaxed);
+        while ((devices >> i & 1) != 0 && before < calls &&
+               !atomic_compare_exchange_weak_explicit(&stream->reached[i], &before, calls, memory_order_release,
+                                                      memory_order_relaxed)) {
+        }
+    }
+}
+
+bool nvs_stream_reaches(struct nvs_device *device, const struct nvs_device *memory) {
+    const struct nvs_stream *stream = atomic_load_explicit(&device->streams, memory_order_acquire);
+    for (; device != memory && stream != NULL; stream = stream->next)
+        if (atomic_load_explicit(&stream->reached[memory->ordinal], memory_order_acquire) >
+            atomic_load_explicit(&stream->completed, memory_order_acquire))
+            return true;
+    return false;
+}
+
 uint64_t nvs_stream_point(struct nvs_stream *stream) {
     atomic_fetch_add_explicit(&stream->launched_others, 1, memory_order_release);
     uint64_t calls = nvs_stream_launched(stream);

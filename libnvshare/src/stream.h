@@ -43,6 +43,10 @@ struct nvs_stream {
     CUstream handle;          // NULL: the legacy default stream. Written while not alive, under both locks
     struct nvs_thread *owner; // of a per-thread default stream; NULL: any thread
 
+    // Number of calls when one that names memory of another device was last among them: its memory is in use until so
+    // many have completed.
+    _Atomic uint64_t reached[NVS_DEVICES_MAX];
+
     _Atomic uint64_t completed; // number of calls whose work has ended, as the marks say. Written under lock
     uint64_t drain_to;          // the drain waits until so many have. Only the control thread
 
@@ -86,6 +90,12 @@ uint64_t nvs_stream_point(struct nvs_stream *stream);
 // Control thread: marks what is not marked yet, unless a capture is open, and takes in what has completed. Returns the
 // number of calls whose work has ended: that of all that were launched if nothing of this stream is in flight.
 uint64_t nvs_stream_settle(struct nvs_stream *stream);
+
+// The latest of so many calls named memory of these devices (bits).
+void nvs_stream_reach(struct nvs_stream *stream, uint32_t devices, uint64_t calls);
+
+// True if work of the device may still touch memory of another one that it named.
+bool nvs_stream_reaches(struct nvs_device *device, const struct nvs_device *memory);
 
 // Whether all that has been launched on the device so far is done: waits for it, or only looks. False: not yet, or,
 // where it should wait, a capture forbids to.

@@ -1,6 +1,6 @@
 """Several devices in one process: each has its own lock (E11, A3)."""
 
-from libnvshare.tests.data.conftest import Run, ScriptedRelay
+from libnvshare.tests.data.conftest import Client, Program, Run, ScriptedRelay
 
 TWO_DEVICES = """
     one, two = Gpu(0), Gpu(1)
@@ -61,3 +61,81 @@ def test_a3_a_peer_copy_needs_both_locks(relay: ScriptedRelay, run: Run) -> None
         assert program.silent(0.1)
         client.grant(closed)
         assert program.said() == {"done": "copy"}
+
+
+# A block of the first device, with known bytes, and one of the second, whose memory is then away.
+BETWEEN = """
+    one, two = Gpu(0), Gpu(1)
+    two.use()
+    target = two.allocate(4 * MIB)
+    one.use()
+    source = one.allocate(4 * MIB)
+    ok(driver.cuMemsetD8(source, 7, 4 * MIB))
+    one.synchronize()
+    say(ready=True)
+    {calls}
+    say(done=True)
+    hear()
+    say(ended=error_of(driver.cuCtxSynchronize()))
+    two.use()
+    say(copied=two.read(target + 4 * MIB - 2, 2) == bytes([7, 7]))
+"""
+
+
+def two_devices(relay: ScriptedRelay, run: Run, calls: str) -> tuple[Program, Client, str]:
+    """A program with memory on two devices; the UUID of the second one."""
+    program = run(BETWEEN.format(calls=calls), NVSHARE_EMULATOR_DEVICES="2")
+    client = relay.client()
+    first = client.gpu()
+    client.grant(first)
+    second = client.report_where(lambda report: report.gpu != first).gpu
+    client.grant(second)
+    assert program.said() == {"ready": True}
+    return program, client, second
+
+
+def test_e11_memory_stays_while_a_copy_that_another_device_does_is_in_flight(relay: ScriptedRelay, run: Run) -> None:
+    program, client, second = two_devices(
+        relay,
+        run,
+        "one.spin(300 * MS); ok(driver.cuMemcpyPeerAsync(target, two.context, source, one.context, 4 * MIB, 0))",
+    )
+    assert program.said() == {"done": True}
+    since = len(client.reports)
+    client.grant(second, may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.gpu == second and report.resident_bytes == 0, since)
+    program.tell()
+    assert program.said() == {"ended": "CUDA_SUCCESS"}
+    client.grant(second)
+    assert program.said() == {"copied": True}
+    program.end()
+
+
+def test_e11_a_copy_between_devices_waits_for_the_memory_of_both(relay: ScriptedRelay, run: Run) -> None:
+    program, client, second = two_devices(
+        relay, run, "hear(); ok(driver.cuMemcpyDtoDAsync(target, source, 4 * MIB, 0))"
+    )
+    client.grant(second, may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes > 0)
+    program.tell()
+    assert program.silent(0.1)
+    client.grant(second)
+    assert program.said() == {"done": True}
+    program.tell()
+    assert program.said() == {"ended": "CUDA_SUCCESS"}
+    assert program.said() == {"copied": True}
+    program.end()
+
+
+def test_e11_a_device_gets_access_to_another_ones_memory_when_that_is_there(relay: ScriptedRelay, run: Run) -> None:
+    program, client, second = two_devices(relay, run, "hear(); ok(driver.cuCtxEnablePeerAccess(two.context, 0))")
+    client.grant(second, may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes > 0)
+    program.tell()
+    assert program.silent(0.1)
+    client.grant(second)
+    assert program.said() == {"done": True}
+    program.tell()
+    assert program.said() == {"ended": "CUDA_SUCCESS"}
+    program.said()
+    program.end()
