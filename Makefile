@@ -73,11 +73,11 @@ demo: setup ## Share an emulated GPU among three programs that do not fit togeth
 	@$(BIN)/nvshare demo
 
 test: setup ## The tests that need no root and no Docker
-	@$(PYTEST) --ignore=tests/system
+	@$(PYTEST) --ignore=tests/system -m "not heavy"
 
-test-system: setup ## The tests of wheels, users and linters; installs what they need
+test-system: setup ## The tests of wheels, users and linters, and the heavy ones; installs what they need
 	@tests/system/install
-	@$(PYTEST) tests/system
+	@status=0; $(PYTEST) tests/system || status=1; $(PYTEST) --ignore=tests/system -m heavy || status=1; exit $$status
 
 soak: setup ## Long-running: programs at three times the memory, one killed each 10 s; SOAK_MINUTES=30
 	@$(BIN)/python tests/soak/oversubscribed.py --minutes $(SOAK_MINUTES)

@@ -17,6 +17,8 @@ import pytest
 
 from live_node import MIB, NVSHARE, MakeNode, Node, wait_until
 
+pytestmark = pytest.mark.heavy
+
 CAPACITY_BYTES = 512 * MIB
 LARGE_BYTES = 384 * MIB
 QUANTUM = ("--quantum", "0.5")

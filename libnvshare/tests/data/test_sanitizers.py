@@ -12,6 +12,8 @@ from libnvshare.tests.data.conftest import GIB, MIB, RUNNING, Client, Run, Scrip
 
 from nvshare.preload import library_path
 
+pytestmark = pytest.mark.heavy
+
 # Our own code only: the emulated GPU is not built with a sanitizer.
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:handle_segv=1:abort_on_error=0",
