@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from libnvshare.tests.data.conftest import Run, ScriptedRelay
+from libnvshare.tests.data.conftest import DRAINING, MIB, Run, ScriptedRelay
 
 MODES = ["GLOBAL", "THREAD_LOCAL", "RELAXED"]
 
@@ -151,4 +151,90 @@ def test_streams_that_come_and_go_lose_no_work(relay: ScriptedRelay, run: Run) -
     program.tell()
     turns = program.said()["turns"]
     assert turns[-1][1] <= waiting.monotonic_ns
+    program.end()
+
+
+# A capture in the strictest mode, which an unsafe call of any thread makes invalid, from one word to the next.
+CAPTURE = """
+    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    hear()
+    ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+    gpu.spin(MS, stream)
+    say(capturing=True)
+    hear()
+    say(captured=error_of(driver.cuStreamEndCapture(stream)))
+"""
+
+
+def test_captures_stay_valid_while_the_control_thread_looks_at_work(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        f"""
+    import ctypes
+    gpu = Gpu()
+    memory = int(ok(driver.cuMemHostAlloc(4, 0)))
+    word = ctypes.c_uint32.from_address(memory)
+    word.value = 0
+    held = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    gpu.spin(MS, held)
+    ok(driver.cuStreamWaitValue32(held, memory, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
+    {CAPTURE}
+    word.value = 1
+    """
+    )
+    client = relay.client_with_plan()
+    program.tell()
+    assert program.said() == {"capturing": True}
+    epoch = client.grant(may_launch=False)
+    client.report_where(lambda report: report.epoch == epoch and report.state == DRAINING)
+    assert program.silent(0.1)  # a drain looks ten thousand times a second
+    program.tell()
+    assert program.said() == {"captured": "CUDA_SUCCESS"}
+    program.end()
+
+
+def test_captures_stay_valid_while_host_memory_is_registered(relay: ScriptedRelay, run: Run) -> None:
+    program = run(f"\n    gpu = Gpu()\n    gpu.allocate(64 * MIB)\n    {CAPTURE}")
+    client = relay.client_with_plan()
+    program.tell()
+    assert program.said() == {"capturing": True}
+    client.grant(pool_bytes=64 * MIB)
+    client.report_where(lambda report: report.pool_bytes >= 64 * MIB)
+    program.tell()
+    assert program.said() == {"captured": "CUDA_SUCCESS"}
+    program.end()
+
+
+def test_captures_stay_valid_while_the_memory_of_another_gpu_moves(relay: ScriptedRelay, run: Run) -> None:
+    link = {"NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(256 * MIB)}
+    program = run(
+        f"""
+    gpu, other = Gpu(0), Gpu(1)
+    gpu.use()
+    gpu.spin(MS)
+    hear()
+    other.use()
+    for _ in range(6):
+        other.allocate(64 * MIB)
+    gpu.use()
+    say(allocated=True)
+    {CAPTURE}
+    """,
+        NVSHARE_EMULATOR_DEVICES="2",
+        **link,
+    )
+    client = relay.client_with_plan()
+    first = client.gpu()
+    program.tell()
+    second = client.report_where(lambda report: report.gpu != first).gpu
+    client.grant(second)
+    program.said()
+    client.grant(second, may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.gpu == second and 0 < report.swapped_out_bytes < report.needed_bytes)
+    program.tell()
+    assert program.said() == {"capturing": True}
+    since = len(client.reports)
+    client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes < report.needed_bytes, since)
+    client.report_where(lambda report: report.gpu == second and report.resident_bytes == 0 < report.needed_bytes)
+    program.tell()
+    assert program.said() == {"captured": "CUDA_SUCCESS"}
     program.end()

@@ -145,16 +145,19 @@ def test_a_target_that_falls_on_the_way_in_turns_it_round(relay: ScriptedRelay, 
     program.end()
 
 
-def test_nothing_moves_before_what_was_launched_has_ended(relay: ScriptedRelay, run: Run) -> None:
+@pytest.mark.parametrize("then", ["", "ok(driver.cuStreamDestroy(stream))"], ids=["", "on a stream that is gone"])
+def test_nothing_moves_before_what_was_launched_has_ended(then: str, relay: ScriptedRelay, run: Run) -> None:
     program = run(
         FILLED.format(sizes="[64]")
-        + """
+        + f"""
     import ctypes
+    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
     flag = int(ok(driver.cuMemHostAlloc(4, 0)))
     word = ctypes.c_uint32.from_address(flag)
     word.value = 0
-    ok(driver.cuStreamWaitValue32(0, flag, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
-    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 7, 1000)
+    ok(driver.cuStreamWaitValue32(stream, flag, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
+    gpu.launch("fill", blocks[0][0], blocks[0][1] // 4, STRIDE, 7, 1000, stream=stream)
+    {then}
     say(launched=True)
     hear()
     word.value = 1
