@@ -87,6 +87,13 @@ static inline CUresult nvs_call_enter_needs(struct nvs_call *call, uint32_t need
     return nvs_call_enter_others(call, class, NVS_COPY, needs >> NVS_NEEDS_DEVICES, stream);
 }
 
+// Between nvs_call_enter and nvs_call_leave: what the call puts on its stream waits for a value, which the program
+// itself may have to write.
+static inline void nvs_call_awaits(const struct nvs_call *call) {
+    if (call->thread != NULL)
+        atomic_store_explicit(&call->stream->awaits, nvs_stream_launched(call->stream) + 1, memory_order_relaxed);
+}
+
 static inline void nvs_call_leave(const struct nvs_call *call) {
     if (__builtin_expect(call->thread == NULL, false))
         return;

@@ -13,20 +13,25 @@
 #define EITHER_2D(copy) NAMES_OF((copy), nvs_call_class_of_2d(copy))
 #define EITHER_3D(copy) NAMES_OF((copy), nvs_call_class_of_3d(copy))
 
-#define NVS_WRAPPER(name, class, stream, params, args)                                                                 \
+#define NVS_NOTED_WRAPPER(name, class, stream, note, params, args)                                                     \
     NVS_EXPORT CUresult name params {                                                                                  \
         struct nvs_call call;                                                                                          \
         CUresult result = nvs_call_enter_needs(&call, (class), (stream));                                              \
         if (result != CUDA_SUCCESS)                                                                                    \
             return result;                                                                                             \
+        note;                                                                                                          \
         result = nvs_real.name == NULL ? CUDA_ERROR_NOT_SUPPORTED : nvs_real.name args;                                \
         nvs_call_leave(&call);                                                                                         \
         return result;                                                                                                 \
     }
+#define NVS_WRAPPER(name, class, stream, params, args) NVS_NOTED_WRAPPER(name, class, stream, (void)0, params, args)
 
 #define NVS_STREAM_CALL(name, class, stream, params, args)                                                             \
     NVS_WRAPPER(name, class, stream, params, args)                                                                     \
     NVS_WRAPPER(name##_ptsz, class, NVS_OWN(stream), params, args)
+#define NVS_AWAIT_CALL(name, stream, params, args)                                                                     \
+    NVS_NOTED_WRAPPER(name, NVS_LAUNCH, stream, nvs_call_awaits(&call), params, args)                                  \
+    NVS_NOTED_WRAPPER(name##_ptsz, NVS_LAUNCH, NVS_OWN(stream), nvs_call_awaits(&call), params, args)
 #define NVS_SYNC_CALL(name, class, params, args)                                                                       \
     NVS_WRAPPER(name, class, NULL, params, args)                                                                       \
     NVS_WRAPPER(name##_ptds, class, CU_STREAM_PER_THREAD, params, args)
@@ -46,6 +51,7 @@
 #define NVS_CUSTOM(name)
 #include "hooks.def"
 #undef NVS_STREAM_CALL
+#undef NVS_AWAIT_CALL
 #undef NVS_SYNC_CALL
 #undef NVS_PLAIN_CALL
 #undef NVS_LOOK_CALL

@@ -22,12 +22,14 @@ struct nvs_symbol {
 static const struct nvs_symbol nvs_driver_symbols[] = {
 #define NVS_ENTRY(symbol) {#symbol, offsetof(struct nvs_driver, symbol), (void *)symbol},
 #define NVS_STREAM_CALL(name, class, stream, params, args) NVS_ENTRY(name) NVS_ENTRY(name##_ptsz)
+#define NVS_AWAIT_CALL(name, stream, params, args) NVS_STREAM_CALL(name, LAUNCH, stream, params, args)
 #define NVS_SYNC_CALL(name, class, params, args) NVS_ENTRY(name) NVS_ENTRY(name##_ptds)
 #define NVS_PLAIN_CALL(name, class, stream, params, args) NVS_ENTRY(name)
 #define NVS_LOOK_CALL(name, params, args) NVS_ENTRY(name)
 #define NVS_CUSTOM(name) NVS_ENTRY(name)
 #include "hooks.def"
 #undef NVS_STREAM_CALL
+#undef NVS_AWAIT_CALL
 #undef NVS_SYNC_CALL
 #undef NVS_PLAIN_CALL
 #undef NVS_LOOK_CALL

@@ -22,6 +22,7 @@ struct nvs_driver {
 #define NVS_STREAM_CALL(name, class, stream, params, args)                                                             \
     __typeof__(&name) name;                                                                                            \
     __typeof__(&name##_ptsz) name##_ptsz;
+#define NVS_AWAIT_CALL(name, stream, params, args) NVS_STREAM_CALL(name, LAUNCH, stream, params, args)
 #define NVS_SYNC_CALL(name, class, params, args)                                                                       \
     __typeof__(&name) name;                                                                                            \
     __typeof__(&name##_ptds) name##_ptds;
@@ -30,6 +31,7 @@ struct nvs_driver {
 #define NVS_CUSTOM(name) __typeof__(&name) name;
 #include "hooks.def"
 #undef NVS_STREAM_CALL
+#undef NVS_AWAIT_CALL
 #undef NVS_SYNC_CALL
 #undef NVS_PLAIN_CALL
 #undef NVS_LOOK_CALL

@@ -65,6 +65,7 @@ static struct nvs_stream *nvs_stream_make(struct nvs_device *device, CUcontext c
     stream->excused_to = stream->allowance = 0;
     stream->marked = nvs_stream_launched(stream);
     atomic_store_explicit(&stream->completed, stream->marked, memory_order_relaxed);
+    atomic_store_explicit(&stream->awaits, 0, memory_order_relaxed);
     atomic_store_explicit(&stream->next_mark, stream->marked + 1, memory_order_relaxed);
     atomic_store_explicit(&stream->idle, true, memory_order_relaxed);
     atomic_store_explicit(&stream->alive, true, memory_order_release);

@@ -4,7 +4,8 @@
 // stream that itself waits. So the wait never lasts for ever. When a stream has ended nothing for longer than its work
 // explains, it is waited on no more for a few calls, then for four times as many, and so on until a mark completes: a
 // few long kernels more are in flight where it was only long kernels, and all that the driver itself takes are soon
-// through where it was not.
+// through where it was not. Where a wait on a value is on the stream itself, that is known at once, and all of its
+// calls pass until it has ended.
 #include "capture.h"
 #include "clock.h"
 #include "control.h"
@@ -15,6 +16,7 @@
 // A stream that ends nothing for so long, or for twice as long as its last mark took, waits for something else.
 #define NVS_PATIENCE_NS UINT64_C(1000000000)
 #define NVS_PATIENCE_MAX_NS UINT64_C(10000000000)
+#define NVS_PATIENCE_AWAITING_NS UINT64_C(20000000)
 #define NVS_ALLOWANCE_GROWTH 4u
 
 // Between two looks: short at first, so that the card does not run dry, then so long that looking costs nothing.
@@ -30,8 +32,15 @@ static bool nvs_stream_within_window(const struct nvs_stream *stream) {
            atomic_load_explicit(&stream->device->in_flight_ns, memory_order_relaxed) <= window_ns;
 }
 
+static bool nvs_stream_awaits(const struct nvs_stream *stream) {
+    return atomic_load_explicit(&stream->awaits, memory_order_relaxed) >
+           atomic_load_explicit(&stream->completed, memory_order_relaxed);
+}
+
 static uint64_t nvs_stream_patience_ns(const struct nvs_stream *stream) {
     uint64_t explained_ns = 2 * stream->elapsed_ns;
+    if (nvs_stream_awaits(stream))
+        return NVS_PATIENCE_AWAITING_NS;
     if (explained_ns < NVS_PATIENCE_NS)
         return NVS_PATIENCE_NS;
     return explained_ns < NVS_PATIENCE_MAX_NS ? explained_ns : NVS_PATIENCE_MAX_NS;
@@ -45,7 +54,7 @@ static bool nvs_stream_excused(struct nvs_stream *stream, uint64_t waited_ns) {
     if (waited_ns < nvs_stream_patience_ns(stream))
         return false;
     stream->allowance = stream->allowance == 0 ? stream->batch : NVS_ALLOWANCE_GROWTH * stream->allowance;
-    stream->excused_to = launched + stream->allowance;
+    stream->excused_to = nvs_stream_awaits(stream) ? UINT64_MAX : launched + stream->allowance;
     return true;
 }
 

@@ -42,6 +42,7 @@ def hooked_names() -> set[str]:
     """What hooks.def, nvml.def and nccl.def say, expanded by the C preprocessor."""
     source = """
         #define NVS_STREAM_CALL(name, class, stream, params, args) @name @name##_ptsz
+        #define NVS_AWAIT_CALL(name, stream, params, args) @name @name##_ptsz
         #define NVS_SYNC_CALL(name, class, params, args) @name @name##_ptds
         #define NVS_PLAIN_CALL(name, class, stream, params, args) @name
         #define NVS_LOOK_CALL(name, params, args) @name
