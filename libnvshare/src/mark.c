@@ -1,13 +1,20 @@
 #include "mark.h"
 
 #include "capture.h"
+#include "log.h"
 
 CUevent nvs_event_take(struct nvs_stream *stream) {
     if (stream->spares > 0)
         return stream->spare[--stream->spares];
+    // In the stream's context, which need not be current where a program copies on a stream of another device.
     CUevent event = NULL;
-    if (nvs_real.cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC) != CUDA_SUCCESS)
+    CUcontext popped;
+    if (nvs_real.cuCtxPushCurrent_v2(stream->context) != CUDA_SUCCESS)
         return NULL;
+    if (nvs_real.cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC) != CUDA_SUCCESS)
+        event = NULL;
+    if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed where an event is made");
     return event;
 }
 
@@ -99,13 +106,23 @@ bool nvs_stream_retire(struct nvs_stream *stream) {
     return true;
 }
 
+// Has the newest mark stand behind all that was launched, where there can be no further one.
+static bool nvs_stream_extend(struct nvs_stream *stream, uint64_t launched) {
+    struct nvs_mark *newest = &stream->marks[(stream->first + stream->count - 1) % NVS_MARKS];
+    if (nvs_capture_record(newest->event, stream->handle) != CUDA_SUCCESS)
+        return false;
+    newest->launches += launched - stream->marked;
+    stream->marked = launched;
+    return true;
+}
+
 bool nvs_stream_mark(struct nvs_stream *stream) {
     uint64_t launched = nvs_stream_launched(stream);
     if (launched == stream->marked)
         return true;
     atomic_store_explicit(&stream->next_mark, launched + stream->batch, memory_order_relaxed);
     if (stream->count == NVS_MARKS)
-        return false;
+        return nvs_stream_extend(stream, launched);
     CUevent event = nvs_event_take(stream);
     CUresult result = event == NULL ? CUDA_ERROR_OUT_OF_MEMORY : nvs_capture_record(event, stream->handle);
     uint64_t launches = launched - stream->marked;

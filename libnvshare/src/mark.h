@@ -10,7 +10,7 @@
 CUevent nvs_event_take(struct nvs_stream *stream);
 void nvs_event_give(struct nvs_stream *stream, CUevent event);
 
-// Records a mark for what is not covered yet. False: it cannot now (a capture, or too many marks).
+// Records a mark for what is not covered yet. False: it cannot now (a capture).
 bool nvs_stream_mark(struct nvs_stream *stream);
 
 // Takes in the marks that have completed. False: a capture forbids to look.

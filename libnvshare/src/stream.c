@@ -77,19 +77,43 @@ static struct nvs_stream *nvs_stream_make(struct nvs_device *device, CUcontext c
     return stream;
 }
 
+// The record of a stream, found or made.
+static struct nvs_stream *nvs_stream_have(struct nvs_device *device, CUcontext context, CUstream handle,
+                                          const struct nvs_thread *thread, struct nvs_thread *owner) {
+    nvs_device_use(device);
+    pthread_mutex_lock(&device->lock);
+    struct nvs_stream *stream = nvs_stream_search(device, context, handle, owner);
+    if (stream == NULL)
+        stream = nvs_stream_make(device, context, handle, thread, owner);
+    pthread_mutex_unlock(&device->lock);
+    return stream;
+}
+
+// The context that the stream is of: a copy may be put on a stream of another device than the current one.
+static CUcontext nvs_stream_context(CUcontext current, CUstream handle) {
+    CUcontext context = NULL;
+    if (handle == NULL || handle == NVS_PER_THREAD || nvs_real.cuStreamGetCtx == NULL ||
+        nvs_real.cuStreamGetCtx(handle, &context) != CUDA_SUCCESS || context == NULL)
+        return current;
+    return context;
+}
+
 struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context, CUstream handle) {
     struct nvs_device *device = nvs_device_current(NULL);
     if (device == NULL)
         return NULL;
-    nvs_device_use(device);
     uint64_t epoch = atomic_load_explicit(&nvs_hot.stream_epoch, memory_order_acquire);
     CUstream name = handle == CU_STREAM_LEGACY ? NULL : handle;
     struct nvs_thread *owner = handle == NVS_PER_THREAD ? thread : NULL;
     pthread_mutex_lock(&device->lock);
     struct nvs_stream *stream = nvs_stream_search(device, context, name, owner);
-    if (stream == NULL)
-        stream = nvs_stream_make(device, context, name, thread, owner);
     pthread_mutex_unlock(&device->lock);
+    if (stream == NULL) {
+        CUcontext own = nvs_stream_context(context, name);
+        struct nvs_device *device_of_own = own == context ? device : nvs_device_of_context(own);
+        if (device_of_own != NULL)
+            stream = nvs_stream_have(device_of_own, own, name, thread, owner);
+    }
     if (stream == NULL || nvs_capture_any()) // while one is open each call asks whether it is captured
         return stream;
     for (unsigned i = NVS_THREAD_STREAMS - 1; i > 0; i--)

@@ -139,3 +139,30 @@ def test_e11_a_device_gets_access_to_another_ones_memory_when_that_is_there(rela
     assert program.said() == {"ended": "CUDA_SUCCESS"}
     program.said()
     program.end()
+
+
+def test_e11_memory_stays_while_a_copy_on_a_stream_of_its_device_is_in_flight_whichever_is_current(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program, client, second = two_devices(
+        relay,
+        run,
+        """two.use()
+    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    one.use()
+    one.spin(300 * MS)
+    event = ok(driver.cuEventCreate(0))
+    ok(driver.cuEventRecord(event, 0))
+    ok(driver.cuStreamWaitEvent(stream, event, 0))
+    ok(driver.cuMemcpyPeerAsync(target, two.context, source, one.context, 4 * MIB, stream))
+    two.use()""",
+    )
+    assert program.said() == {"done": True}
+    since = len(client.reports)
+    client.grant(second, may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.gpu == second and report.resident_bytes == 0, since)
+    program.tell()
+    assert program.said() == {"ended": "CUDA_SUCCESS"}
+    client.grant(second)
+    assert program.said() == {"copied": True}
+    program.end()
