@@ -88,8 +88,11 @@ class Desk:
         return program
 
     def report(self, name: str, **changes: Any) -> None:
-        """The program reports its state with these changes. It has not applied a grant unless `follow` said so."""
+        """The program reports its state with these changes. It has not applied a grant unless `follow` said so, but has
+        the pinned host memory that it should."""
         program = self.programs[name]
+        if program.grant is not None:
+            changes = {"pool_bytes": program.grant.pool_bytes, **changes}
         sequence = program.report.sequence + 1
         program.report = replace(program.report, sequence=sequence, monotonic_ns=self.now_ns, **changes)
         event = ClientReported(program.peer.allocation, program.peer.client, program.report)

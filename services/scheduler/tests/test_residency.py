@@ -143,6 +143,19 @@ def test_host_memory_is_made_ready_before_the_card_is_full(make_desk: MakeDesk) 
     assert desk.grant("b").pool_bytes == 3 * GIB
 
 
+def test_where_not_everything_fits_each_prepares_for_all_that_may_have_to_leave(make_desk: MakeDesk) -> None:
+    desk = make_desk(Mode.AUTO)
+    holding(desk, "a", 12 * GIB)
+    assert desk.grant("a").pool_bytes == 0
+    desk.pass_time(SECOND_NS)
+    desk.join("b", **MOVES)
+    desk.follow("b", wanted_bytes=5 * GIB, allocation_waits=True)
+    assert desk.grant("a").pool_bytes == 12 * GIB
+    assert desk.grant("b").pool_bytes == 5 * GIB
+    desk.kill("b")
+    assert desk.grant("a").pool_bytes == 0
+
+
 def test_an_old_library_beside_one_that_moves_keeps_what_it_has(make_desk: MakeDesk) -> None:
     desk = make_desk(Mode.AUTO)
     desk.join("old")

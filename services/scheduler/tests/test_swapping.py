@@ -211,7 +211,7 @@ def test_a_refusal_because_of_others_ends_when_they_do() -> None:
 def test_the_overcommit_cap_refuses_with_the_sums() -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=2 * SECOND_NS, policy=Policy(overcommit_percent=150))
     programs = [
-        start(world, *loads(12 * GIB), Compute(SECOND_NS), start_ns=number * MILLISECOND_NS) for number in range(3)
+        start(world, *loads(12 * GIB), Compute(9 * SECOND_NS), start_ns=number * MILLISECOND_NS) for number in range(3)
     ]
     run_to_the_end(world, 60 * SECOND_NS)
     refusals = [limit for program in programs for limit in program.refusals]

@@ -65,6 +65,7 @@ class Client:
     place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
     arrived: bool = False  # in that place: all of its memory was on the card
     evicted_ns: int | None = None  # when it lost its place at the end of its quantum; None: it has one, or had none
+    has_left: bool = False  # some of its memory was told to leave the card, at any time
     hopeless: bool = False  # decided: what it needs does not fit beside what cannot leave the card now
     coming: bool = False  # decided: others make room for it
     leaving_since_ns: int | None = None  # since when it should leave and nothing of it has left
@@ -79,6 +80,7 @@ class Client:
     demanded_ns: int | None = None  # when it wanted the GPU last
     grew_ns: int = 0  # when its footprint or its wish grew last
     progress_ns: int = 0  # when it launched last
+    pool_grew_ns: int = 0  # when its pinned host memory became more last, or should have begun to
     overhead_bytes: int = 0  # on the card beside its footprint: contexts and modules
     resident_moved: bool = True  # since the last memory sample
     most_resident_bytes: int = 0  # since the last memory sample
@@ -243,6 +245,7 @@ class Client:
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True
             self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
+        self.has_left = self.has_left or report.swapped_out_bytes > 0
         if before is None:
             self.grew_ns = self.progress_ns = self.revoked_ns = now_ns
             self.ceiling_bytes = max(self.resident_bytes, 0 if self.agreed else self.journal_bytes)
@@ -250,6 +253,8 @@ class Client:
             wish = max(before.wanted_bytes, before.footprint_bytes)
             if report.footprint_bytes > before.footprint_bytes or self.wanted_bytes > wish:
                 self.grew_ns = now_ns
+            if report.pool_bytes > before.pool_bytes:
+                self.pool_grew_ns = now_ns
             if report.launches != before.launches:
                 self.progress_ns = now_ns
         if self.resident_bytes != before_resident_bytes:
@@ -291,6 +296,9 @@ class Client:
         """Remembers a grant that goes out now, for the first time or again."""
         if self.granted is None:
             self.first_epoch = grant.epoch
+        ready_bytes = self.report.pool_bytes if self.report else 0
+        if grant.pool_bytes > ready_bytes >= (self.granted.pool_bytes if self.granted else 0):
+            self.pool_grew_ns = now_ns
         self.granted = grant
         if grant.ceiling_bytes > self.allowed_bytes:
             self.allowed_bytes = grant.ceiling_bytes

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.model import ClientState
 from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.pool import pool_waited_for_until_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def idle_from_ns(client: Client, policy: Policy) -> int:
 def quantum_ends_ns(client: Client, moment: Moment) -> int:
     """When a client with a place must make room for who waits."""
     begins_ns = client.place_ns or 0
-    return begins_ns + moment.quantum_ns + (0 if client.arrived else moment.policy.arrival_limit_ns)
+    ends_ns = begins_ns + moment.quantum_ns + (0 if client.arrived else moment.policy.arrival_limit_ns)
+    return max(ends_ns, pool_waited_for_until_ns(client, begins_ns, moment.policy))
 
 
 def ends_for_ns(other: Client, client: Client, moment: Moment) -> int:

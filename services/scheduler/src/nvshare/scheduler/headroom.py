@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.eviction import spare_bytes
+from nvshare.scheduler.eviction import Moment, spare_bytes
 from nvshare.scheduler.limits import Bound
-from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.loading import ahead_bytes, older_loads_until
 from nvshare.scheduler.room import Room
 
 
@@ -30,9 +30,10 @@ def keep_within_quotas(room: Room) -> None:
         take_spare(room, [c for c in room.clients if c.allocation == allocation], excess_bytes)
 
 
-def give_headroom(room: Room, bounds: Mapping[str, Bound], policy: Policy) -> None:
+def give_headroom(room: Room, bounds: Mapping[str, Bound], moment: Moment) -> None:
     """Nobody waits: everybody gets headroom, generous while less than half of the capacity is promised, and none where
     not everything fits: it would have to be taken back at each switch."""
+    policy = moment.policy
     spare = room.capacity_bytes - sum(max(c.needed_bytes, c.charge_bytes) for c in room.clients)
     for client in room.clients:
         if not client.reachable or client.refused or not client.whole:
@@ -41,15 +42,41 @@ def give_headroom(room: Room, bounds: Mapping[str, Bound], policy: Policy) -> No
         if client.needed_bytes == 0 and not plentiful:
             continue  # a newcomer is admitted by its wish, in its turn
         share = room.free_bytes // 8 // policy.step_bytes * policy.step_bytes
-        headroom = min(policy.headroom_bytes if plentiful else policy.step_bytes, max(0, share))
+        usual = policy.headroom_bytes if plentiful else max(policy.step_bytes, ahead_bytes(client, policy))
+        headroom = min(usual, max(0, share))
         if client.ceiling_bytes - client.needed_bytes >= headroom // 2 + 1:
             continue
         steps = -(-(client.needed_bytes + headroom) // policy.step_bytes)
         ceiling = min(steps * policy.step_bytes, _ceiling_within(client, bounds[client.key]))
         extra = ceiling - client.charge_bytes
+        if _must_wait_for_older(client, ceiling, room, moment):
+            continue
         if ceiling > client.ceiling_bytes and extra <= spare and room.fits(client, ceiling):
             spare -= max(0, extra)
             room.set_ceiling(client, ceiling)
+
+
+def give_ahead(room: Room, served: Sequence[Client], bounds: Mapping[str, Bound], moment: Moment) -> None:
+    """Gives those that load, and have just got what they asked for, more of what is free, others waiting or not."""
+    policy = moment.policy
+    held_bytes = sum(max(0, client.wish_bytes - client.charge_bytes) for client in served)
+    for client in served:
+        if not client.reachable or client.asks_for_memory:
+            continue
+        more_bytes = min(ahead_bytes(client, policy), room.free_bytes - held_bytes)
+        most_bytes = client.ceiling_bytes + more_bytes // policy.step_bytes * policy.step_bytes
+        ceiling_bytes = min(most_bytes, _ceiling_within(client, bounds[client.key]))
+        if _must_wait_for_older(client, ceiling_bytes, room, moment):
+            continue
+        if ceiling_bytes > client.ceiling_bytes and room.fits(client, ceiling_bytes):
+            room.set_ceiling(client, ceiling_bytes)
+
+
+def _must_wait_for_older(client: Client, ceiling_bytes: int, room: Room, moment: Moment) -> bool:
+    """Whether it would have to wait if it asked for that: then it gets no headroom to grow by without asking."""
+    if not client.swaps:
+        return False
+    return older_loads_until(client, ceiling_bytes, room, 0, moment) is not None
 
 
 def _ceiling_within(client: Client, bound: Bound) -> int:

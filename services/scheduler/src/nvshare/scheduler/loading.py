@@ -1,37 +1,68 @@
-"""Programs whose memory cannot be moved load one after the other.
+"""Programs load one after the other where they would get into each other's way.
 
-Programs load their memory in pieces and nobody knows how much they will want. Several that load side by side could
-fill the card with none complete, and what they have cannot leave it. So while an older one still loads, a younger one
-gets no memory beyond half of the capacity (decision 0004).
+Programs load their memory in pieces and nobody knows how much they will want. Several that load side by side could fill
+the card with none complete. What cannot be moved could not leave it then: while an older one still loads, a younger one
+gets no memory with which all would have more than half of the capacity (decision 0004). What can be moved would leave
+in vain, and before host memory is pinned for it: while an older one still loads, a younger one gets no more than a
+quarter of the capacity (decision 0008).
 """
 
 from __future__ import annotations
 
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import Moment
+from nvshare.scheduler.model import Ruling
+from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.room import Room
 
 
-def older_loads_until(client: Client, room: Room, ghost_bytes: int, moment: Moment) -> int | None:
-    """The time at which older clients will have loaded, if the client must wait for them; else None."""
+def older_loads_until(client: Client, wish_bytes: int, room: Room, ghost_bytes: int, moment: Moment) -> int | None:
+    """The time at which older clients will have loaded, if the client must wait for them before it may come to
+    `wish_bytes`; else None. Those that can be moved, and those that cannot, wait among themselves."""
+    alike = [other for other in room.clients if other.swaps == client.swaps]
     if client.swaps:
-        return None
-    staying = [other for other in room.clients if not other.swaps]
-    after_bytes = sum(c.served_bytes for c in staying) + ghost_bytes + client.wish_bytes - client.needed_bytes
-    if after_bytes <= room.capacity_bytes // 2:
-        return None
-    policy = moment.policy
-    ends_ns = [
-        min(other.grew_ns + policy.loading_quiet_ns, other.admitted_ns + policy.loading_limit_ns)
-        for other in staying
-        if other.reachable and other.wish_bytes > 0 and other.admitted_ns is not None and _is_older(other, client)
-    ]
-    end_ns = max(ends_ns, default=moment.now_ns)
+        brought_in = moment.serial or client.ruling != Ruling.NONE or client.coming or client.has_left
+        if brought_in or wish_bytes <= room.capacity_bytes // 4:
+            return None
+    else:
+        after_bytes = sum(other.served_bytes for other in alike) + ghost_bytes + wish_bytes - client.needed_bytes
+        if after_bytes <= room.capacity_bytes // 2:
+            return None
+    older = [other for other in alike if other.reachable and other.wish_bytes > 0 and _is_older(other, client)]
+    end_ns = max((loads_until_ns(other, moment) for other in older), default=moment.now_ns)
     return end_ns if end_ns > moment.now_ns else None
 
 
+def loads_until_ns(client: Client, moment: Moment) -> int:
+    """When the client will have loaded; a time that is over if it has. What can be moved loads until some of it was
+    told to leave."""
+    policy = moment.policy
+    if client.admitted_ns is None:
+        return 0
+    if not client.swaps:
+        return min(client.grew_ns + policy.loading_quiet_ns, client.admitted_ns + policy.loading_limit_ns)
+    if client.has_left or client.must_leave:
+        return 0
+    limit_ns = min(moment.quantum_ns, policy.movable_loading_limit_ns)
+    return min(client.grew_ns + policy.movable_quiet_ns, client.admitted_ns + limit_ns)
+
+
+def ahead_bytes(client: Client, policy: Policy) -> int:
+    """How much a client that can be moved, and loads for the first time, should get beyond what it asks for: a quarter
+    of what it has, so that many small allocations do not cost a round trip each."""
+    if not client.swaps or client.has_left:
+        return 0
+    quarter_bytes = client.needed_bytes // 4 // policy.step_bytes * policy.step_bytes
+    least_bytes = min(max(quarter_bytes, policy.step_bytes), policy.headroom_bytes)
+    return max(0, least_bytes - (client.wish_bytes - client.needed_bytes))
+
+
 def _is_older(one: Client, other: Client) -> bool:
-    """Whether `one` was admitted before `other`. Nobody is older than itself."""
-    if one.admitted_ns is None or other.admitted_ns is None:
-        return one.admitted
-    return (one.admitted_ns, one.order) < (other.admitted_ns, other.order)
+    """Whether `one` was admitted before `other`, or before a movable `other` began to wait: else it would wait for all
+    that come later. Nobody is older than itself."""
+    if one.admitted_ns is None:
+        return False
+    since_ns = other.admitted_ns
+    if since_ns is None and other.swaps:
+        since_ns = other.memory_wait_ns
+    return since_ns is None or (one.admitted_ns, one.order) < (since_ns, other.order)

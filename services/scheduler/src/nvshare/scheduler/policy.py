@@ -45,6 +45,15 @@ class Policy:
     quiet_quantum_ns: int = 2 * SECOND_NS
     """The automatic quantum where next to nothing has to move."""
 
+    pinned_bytes_per_second: int = 3_000_000_000
+    """How fast host memory is pinned at least, where it can be."""
+
+    pool_limit_ns: int = 5 * SECOND_NS
+    """A quantum goes on until the client's pool is ready, but no longer than this and the time of pinning it."""
+
+    pool_stall_ns: int = 2 * SECOND_NS
+    """A pool that has not grown for so long (two reports) is not waited for."""
+
     idle_ns: int = 500 * MILLISECOND_NS
     """A client that wanted nothing for so long may lose its place to who waits: about what moving it costs."""
 
@@ -74,6 +83,12 @@ class Policy:
 
     loading_limit_ns: int = 30 * SECOND_NS
     """After so long a client that still grows is not waited for any more."""
+
+    movable_quiet_ns: int = 250 * MILLISECOND_NS
+    """The same for a client whose memory can be moved: to be wrong costs a swap, not a deadlock."""
+
+    movable_loading_limit_ns: int = 2 * SECOND_NS
+    """And so long is it waited for at most."""
 
     deadlock_ns: int = 200 * MILLISECOND_NS
     """A deadlock over memory is resolved when it has lasted for so long."""

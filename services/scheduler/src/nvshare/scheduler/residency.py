@@ -34,11 +34,12 @@ from nvshare.scheduler.eviction import (
     quantum_ends_ns,
     spare_bytes,
 )
-from nvshare.scheduler.headroom import give_headroom, keep_within_quotas, take_spare
+from nvshare.scheduler.headroom import give_ahead, give_headroom, keep_within_quotas, take_spare
 from nvshare.scheduler.limits import Bound
-from nvshare.scheduler.loading import older_loads_until
+from nvshare.scheduler.loading import ahead_bytes, loads_until_ns, older_loads_until
 from nvshare.scheduler.model import PublishEvent, Ruling
 from nvshare.scheduler.obstacles import find_hopeless, held_words, note_failures
+from nvshare.scheduler.queue import Queue
 from nvshare.scheduler.room import Room
 
 
@@ -69,7 +70,7 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     """Decides the ceilings. `bounds` says what each client may ever have, by its key: who asks for more is refused by
     its own library, and waits for nothing."""
     failures = note_failures(room.clients, moment)
-    queue = _Queue.of(room.clients, bounds, moment)
+    queue = Queue.of(room.clients, bounds, moment)
     find_hopeless(room.clients, queue.goals_bytes, room.capacity_bytes, moment)
     serving = _Serving(room, queue, dead, settling, moment)
     for client in queue.first:
@@ -81,9 +82,10 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     outcome = serving.outcome
     outcome.events += failures
     _pay_out(room, serving.served, queue.goals_bytes, moment)
+    give_ahead(room, serving.served, bounds, moment)
     waiting = outcome.unserved or outcome.deferred or any(client.coming for client in serving.served)
     if not waiting and not settling:
-        give_headroom(room, bounds, moment.policy)
+        give_headroom(room, bounds, moment)
     keep_within_quotas(room)
     for client in room.clients:
         _keep_books(client, moment, outcome)
@@ -91,75 +93,10 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     return outcome
 
 
-@dataclass(frozen=True, slots=True)
-class _Queue:
-    """Who waits for room, in the order in which they are served."""
-
-    first: list[Client]  # whose switch has begun, and whose memory cannot be moved
-    growing: list[Client]  # ask for more in their own quantum; each is in `rest`, too
-    rest: list[Client]
-    goals_bytes: dict[str, int]  # what each needs on the card, by its key
-
-    @classmethod
-    def of(cls, clients: Sequence[Client], bounds: Mapping[str, Bound], moment: Moment) -> _Queue:
-        goals_bytes = {}
-        first, growing, rest = [], [], []
-        for client in clients:
-            goal_bytes = _goal_bytes(client, bounds[client.key], moment)
-            wants = client.demand or client.allocation_waits or goal_bytes > client.needed_bytes
-            wants = wants or client is moment.holder or not client.swaps or client.ruling == Ruling.IN
-            asks = client.asks_for_memory and goal_bytes > client.ceiling_bytes and wants
-            if client.ruling == Ruling.OUT or not (asks or client.ruling == Ruling.NEXT):
-                client.memory_wait_ns = None
-                client.told.discard("memory-held")
-                client.coming = False
-                continue
-            if client.memory_wait_ns is None:
-                client.memory_wait_ns = moment.now_ns
-            goals_bytes[client.key] = goal_bytes
-            begun = client.coming and client.eligible if client.swaps else client.admitted
-            if client is moment.holder or client.ruling == Ruling.IN or begun:
-                first.append(client)
-                continue
-            rest.append(client)
-            if client.place_ns is not None and moment.now_ns < quantum_ends_ns(client, moment):
-                growing.append(client)
-        first.sort(key=lambda c: (c is not moment.holder, c.swaps, _oldest_order(c)))
-        growing.sort(key=_waiting_order)
-        rest.sort(key=_waiting_order)
-        return cls(first, growing, rest, goals_bytes)
-
-    @property
-    def all(self) -> list[Client]:
-        return self.first + self.rest
-
-
-def _goal_bytes(client: Client, bound: Bound, moment: Moment) -> int:
-    """What the client should get on the card. A wish beyond its limit is refused by its own library, unless it is of
-    several threads at once, each of which is within it: then the first of them gets what there is."""
-    if not bound.refuses(client):
-        client.beyond_ns = None
-        return client.wish_bytes
-    if client.beyond_ns is None:
-        client.beyond_ns = moment.now_ns
-    if moment.now_ns < client.beyond_ns + moment.policy.standing_ns:
-        return client.needed_bytes
-    return min(client.wish_bytes, client.needed_bytes + max(0, bound.limit_bytes - client.footprint_bytes))
-
-
-def _waiting_order(client: Client) -> tuple[int, int]:
-    since_ns = client.gang_since_ns if client.gang else client.memory_wait_ns
-    return (since_ns or 0, client.order)
-
-
-def _oldest_order(client: Client) -> tuple[int, int]:
-    return _waiting_order(client) if client.swaps else (client.admitted_ns or 0, client.order)
-
-
 class _Serving:
     """Goes through the queue, and tells others to make room."""
 
-    def __init__(self, room: Room, queue: _Queue, dead: Dead, settling: bool, moment: Moment) -> None:
+    def __init__(self, room: Room, queue: Queue, dead: Dead, settling: bool, moment: Moment) -> None:
         self.served: list[Client] = []  # for whom enough comes together
         self.outcome = Residency()
         self._room = room
@@ -181,6 +118,12 @@ class _Serving:
             return
         if self._must_wait_its_turn(client):
             self.outcome.deferred.append(client)
+            return
+        if self._must_wait_for_older(client):
+            if client.swaps:
+                self._keep_room(client)
+            else:
+                self.outcome.deferred.append(client)
             return
         missing_bytes = self._room.quota_missing_bytes(client, self._goal_bytes(client))
         if missing_bytes > 0:
@@ -205,13 +148,14 @@ class _Serving:
 
     def serve_at_once(self, client: Client) -> None:
         """Gives more to a client in its own quantum, if that takes nobody's turn; else it waits in the queue."""
-        if self._settling or not client.eligible:
+        if self._settling or not client.eligible or self._must_wait_for_older(client):
             return
         need_bytes = self._need_bytes(client)
         givers = self._givers_for(client)
         givers.expired.clear()
         short_bytes = self._take_spare_of(givers, need_bytes - self._have_bytes(client))
-        chosen = choose(givers, short_bytes)
+        more_bytes = min(ahead_bytes(client, self._moment.policy), sum(map(body_bytes, givers.waiting)))
+        chosen = choose(givers, short_bytes + more_bytes) or choose(givers, short_bytes)
         if chosen is None or self._room.quota_missing_bytes(client, self._goal_bytes(client)) > 0:
             return
         begins_ns, arrived = client.place_ns, client.arrived
@@ -243,13 +187,15 @@ class _Serving:
             return True
         if self._settling and not (client.admitted and client.whole):
             return True
-        if not client.admitted and not client.swaps and self._newcomers_wait:
-            return True
-        loaded_ns = older_loads_until(client, self._room, self._dead.ghost_bytes, self._moment)
+        return not client.admitted and not client.swaps and self._newcomers_wait
+
+    def _must_wait_for_older(self, client: Client) -> bool:
+        ghost_bytes = self._dead.ghost_bytes
+        loaded_ns = older_loads_until(client, client.wish_bytes, self._room, ghost_bytes, self._moment)
         if loaded_ns is None:
             return False
         self.outcome.wake_at(loaded_ns)
-        self._newcomers_wait = True
+        self._newcomers_wait = self._newcomers_wait or not client.swaps
         return True
 
     def _is_left(self, client: Client, need_bytes: int) -> bool:
@@ -271,6 +217,10 @@ class _Serving:
         if short_bytes <= 0:
             return short_bytes
         spare = sum(map(spare_bytes, givers.spare))
+        if short_bytes - spare > givers.body_bytes():  # not enough: who loads keeps what it will use at once
+            now_ns = self._moment.now_ns
+            givers.spare = [other for other in givers.spare if loads_until_ns(other, self._moment) <= now_ns]
+            spare = sum(map(spare_bytes, givers.spare))
         take_spare(self._room, givers.spare, short_bytes)
         return short_bytes - spare
 
@@ -281,14 +231,15 @@ class _Serving:
             self._room.set_ceiling(giver, giver.ceiling_bytes - size_bytes)
             if giver.place_ns is not None and giver.demand:
                 giver.evicted_ns = self._moment.now_ns
-            giver.place_ns, giver.arrived = None, False
+            giver.place_ns, giver.arrived, giver.has_left = None, False, True
             if giver.demand and giver.memory_wait_ns is None:
                 giver.memory_wait_ns = self._moment.now_ns
 
     def _keep_room(self, client: Client) -> None:
-        """Its gang does not come in yet: nobody who came later gets what it will need."""
+        """Its gang does not come in yet, or who is older still loads: nobody who came later gets what it will need."""
         givers = self._givers_for(client)
-        self._wait(client, givers, self._need_bytes(client) - self._have_bytes(client))
+        spare = sum(map(spare_bytes, givers.spare))
+        self._wait(client, givers, self._need_bytes(client) - self._have_bytes(client) - spare)
 
     def _wait(self, client: Client, givers: Givers, short_bytes: int) -> None:
         """Nobody can give enough now. If that changes with time, the rest is kept for it."""

@@ -15,6 +15,7 @@ from nvshare.scheduler.policy import MIB, SECOND_NS
 
 EXTENT_BYTES = 64 * MIB
 REPORT_BYTES = 256 * MIB
+POOL_SEGMENT_BYTES = 256 * MIB
 
 Later = Callable[[int, Callable[[], None]], None]
 """Runs an action of the program after a delay in ns."""
@@ -51,6 +52,7 @@ class Swapping:
     host_room_bytes: int = 1 << 50
     pinned_bytes: int = 0
     fails: bool = False  # every attempt to move memory out fails
+    pool_bytes_per_second: int = 0  # how fast host memory is pinned; 0: at once
 
 
 @dataclass(slots=True)
@@ -66,6 +68,9 @@ class SimulatedMemory:
     away_bytes: int = 0
     target_bytes: int = 0
     moving: bool = False
+    pool_wish_bytes: int = 0
+    pool_ready_bytes: int = 0
+    pinning: bool = False
     unreported_bytes: int = 0
     swapped_out_bytes: int = 0
     swapped_in_bytes: int = 0
@@ -106,6 +111,25 @@ class SimulatedMemory:
         """Whether the program may work: everything is on the card, and nothing has to leave it."""
         return self.away_bytes == 0 and not self.must_leave and not self.moving
 
+    def prepare(self, later: Later, changed: Callable[[], None]) -> None:
+        """Pins host memory, a segment after the other, until there is what is wished and what moves at once needs.
+        `changed` is called after each."""
+        speed = self.swapping.pool_bytes_per_second
+        needed_bytes = max(self.pool_wish_bytes, self.away_bytes + (EXTENT_BYTES if self.must_leave else 0))
+        if speed == 0:
+            self.pool_ready_bytes = needed_bytes
+        if self.pinning or self.pool_ready_bytes >= needed_bytes:
+            return
+        self.pinning = True
+
+        def done() -> None:
+            self.pinning = False
+            self.pool_ready_bytes += POOL_SEGMENT_BYTES
+            changed()
+            self.prepare(later, changed)
+
+        later(POOL_SEGMENT_BYTES * SECOND_NS // speed, done)
+
     def step(self, now_ns: int, later: Later, moved: Callable[[], None]) -> None:
         """Moves the next extent, if one must leave or may come. `moved` is called when it has."""
         if self.moving:
@@ -118,6 +142,9 @@ class SimulatedMemory:
     def _move_out(self, now_ns: int, later: Later, moved: Callable[[], None]) -> None:
         if self.swapping.fails or self.away_bytes + EXTENT_BYTES > self.swapping.host_room_bytes:
             self.failures += 1
+            return
+        self.prepare(later, moved)
+        if self.away_bytes + EXTENT_BYTES > self.pool_ready_bytes:
             return
         self.moving = True
         size_bytes = min(EXTENT_BYTES, self.present_bytes - self.pinned_bytes)

@@ -134,6 +134,8 @@ class Program:
         if self.grant is None or order > (self.grant.generation, self.grant.epoch, self.grant.sequence):
             self.grant = grant
             self.memory.target_bytes = grant.ceiling_bytes
+            self.memory.pool_wish_bytes = grant.pool_bytes
+            self.memory.prepare(self._later, self._move)
             self._report()
             self._move()
             self._advance()
@@ -202,6 +204,7 @@ class Program:
             wanted_needed_bytes=memory.needed_for(self._wanted_bytes),
             pinned_bytes=memory.pinned_bytes,
             host_room_bytes=memory.swapping.host_room_bytes,
+            pool_bytes=memory.pool_ready_bytes,
             swapped_out_bytes=memory.swapped_out_bytes,
             swapped_in_bytes=memory.swapped_in_bytes,
             swap_out_us=memory.swap_out_ns // 1000,

@@ -14,6 +14,7 @@ from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import idle_from_ns
 from nvshare.scheduler.model import ClientState, Link, PublishEvent, Ruling
 from nvshare.scheduler.policy import MILLISECOND_NS, SECOND_NS, Policy
+from nvshare.scheduler.pool import pool_waited_for_until_ns
 
 
 @dataclass(slots=True)
@@ -119,7 +120,8 @@ def _waits_since_ns(client: Client) -> int:
 def turn_ends_ns(turns: Turns, holder: Client, quantum_ns: int, policy: Policy) -> int:
     """When the holder's quantum is over: it begins when its memory is on the card, or should have been for long."""
     if holder.can_run and holder.resident_bytes >= holder.needed_bytes:
-        return max(turns.since_ns, holder.place_ns or 0 if holder.swaps else 0) + quantum_ns
+        begins_ns = max(turns.since_ns, holder.place_ns or 0 if holder.swaps else 0)
+        return max(begins_ns + quantum_ns, pool_waited_for_until_ns(holder, begins_ns, policy))
     return turns.since_ns + policy.arrival_limit_ns + quantum_ns
 
 
