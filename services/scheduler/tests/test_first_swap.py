@@ -8,7 +8,7 @@ import pytest
 from nvshare.scheduler.model import Mode
 from nvshare.scheduler.policy import GIB, MIB, MILLISECOND_NS, SECOND_NS
 from nvshare.scheduler.simulated_memory import Swapping
-from nvshare.scheduler.simulated_program import Allocate, Compute, Program, Step
+from nvshare.scheduler.simulated_program import Allocate, Compute, Program, Sleep, Step
 from nvshare.scheduler.simulator import Simulation
 
 CARD = 16 * GIB
@@ -119,3 +119,18 @@ def test_a_slow_pool_lengthens_no_quantum_beyond_five_seconds_and_the_time_of_pi
     world.run(3 * SECOND_NS)
     assert world.link.moved_bytes > 0
     assert any(not program.may_launch for program in programs)
+
+
+def test_who_loads_in_its_own_quantum_keeps_its_headroom_although_another_waits() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=3 * SECOND_NS)
+    first = start(world, *LARGE, Compute(60 * SECOND_NS))
+    block: list[Step] = [Allocate(24 * MIB), Sleep(2 * MILLISECOND_NS)]
+    second = start(world, *block * 512, Compute(60 * SECOND_NS), start_ns=100 * MILLISECOND_NS)
+    while first.may_launch or first.grant is None:
+        world.run(10 * MILLISECOND_NS)
+    epoch = second.grant.epoch if second.grant else 0
+    world.run(1500 * MILLISECOND_NS)
+    assert second.footprint_bytes == 12 * GIB
+    assert second.memory.swapped_out_bytes == 0
+    assert second.grant is not None
+    assert second.grant.epoch - epoch < 80

@@ -10,7 +10,7 @@ quarter of the capacity (decision 0008).
 from __future__ import annotations
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.eviction import Moment
+from nvshare.scheduler.eviction import Moment, quantum_ends_ns
 from nvshare.scheduler.model import Ruling
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.room import Room
@@ -45,6 +45,13 @@ def loads_until_ns(client: Client, moment: Moment) -> int:
         return 0
     limit_ns = min(moment.quantum_ns, policy.movable_loading_limit_ns)
     return min(client.grew_ns + policy.movable_quiet_ns, client.admitted_ns + limit_ns)
+
+
+def uses_headroom(client: Client, moment: Moment) -> bool:
+    """Whether the client, in its first quantum, will use its headroom at once: it has just grown."""
+    in_quantum = client.place_ns is not None and moment.now_ns < quantum_ends_ns(client, moment)
+    grows = moment.now_ns < client.grew_ns + moment.policy.movable_quiet_ns
+    return client.swaps and not client.has_left and in_quantum and grows
 
 
 def ahead_bytes(client: Client, policy: Policy) -> int:

@@ -36,7 +36,7 @@ from nvshare.scheduler.eviction import (
 )
 from nvshare.scheduler.headroom import give_ahead, give_headroom, keep_within_quotas, take_spare
 from nvshare.scheduler.limits import Bound
-from nvshare.scheduler.loading import ahead_bytes, loads_until_ns, older_loads_until
+from nvshare.scheduler.loading import ahead_bytes, older_loads_until, uses_headroom
 from nvshare.scheduler.model import PublishEvent, Ruling
 from nvshare.scheduler.obstacles import find_hopeless, held_words, note_failures
 from nvshare.scheduler.queue import Queue
@@ -218,8 +218,7 @@ class _Serving:
             return short_bytes
         spare = sum(map(spare_bytes, givers.spare))
         if short_bytes - spare > givers.body_bytes():  # not enough: who loads keeps what it will use at once
-            now_ns = self._moment.now_ns
-            givers.spare = [other for other in givers.spare if loads_until_ns(other, self._moment) <= now_ns]
+            givers.spare = [other for other in givers.spare if not uses_headroom(other, self._moment)]
             spare = sum(map(spare_bytes, givers.spare))
         take_spare(self._room, givers.spare, short_bytes)
         return short_bytes - spare
