@@ -3,6 +3,7 @@
 #include "background.h"
 #include "capture.h"
 #include "control.h"
+#include "fault.h"
 #include "library.h"
 #include "load.h"
 #include "log.h"
@@ -67,40 +68,10 @@ static uint64_t nvs_later(uint64_t a, uint64_t b) {
 
 // ---- Trouble
 
-// True if the context answers every further call so.
-static bool nvs_context_is_lost(CUresult result) {
-    switch (result) {
-    case CUDA_ERROR_DEINITIALIZED: // the driver ended before this library, as it does at exit
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_HARDWARE_STACK_ERROR:
-    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
-    case CUDA_ERROR_MISALIGNED_ADDRESS:
-    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
-    case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED:
-        return true;
-    default:
-        return false;
-    }
-}
-
-// What is in the context can neither leave nor come back. The program must learn it from its next call, instead of
-// waiting at its gate for ever: it then ends, or ends the context.
-static void nvs_mover_lost_context(struct nvs_device *device, CUresult result) {
-    pthread_mutex_lock(&device->lock);
-    device->lost = result;
-    pthread_cond_broadcast(&device->changed);
-    pthread_mutex_unlock(&device->lock);
-}
-
 static void nvs_mover_troubled(struct nvs_device *device, const struct nvs_trouble *trouble) {
     struct nvs_mover *mover = nvs_mover_of(device);
-    if (nvs_context_is_lost(trouble->result))
-        nvs_mover_lost_context(device, trouble->result);
+    if (nvs_fault_is_final(trouble->result))
+        nvs_fault_tell(device, trouble->result);
     bool fresh = mover->retry_ns == 0;
     mover->retry_ns = nvs_clock_ns() + (trouble->card ? NVS_RETRY_CARD_NS : NVS_RETRY_HOST_NS);
     if (!fresh)
