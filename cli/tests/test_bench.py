@@ -47,6 +47,7 @@ async def test_launch_overhead_compares_the_same_launches_with_and_without() -> 
     assert sorted(added_ns)[2] == pytest.approx(summary["ns_per_launch"])
 
 
+@pytest.mark.heavy
 async def test_b1_b2_b9_quotas_hold_for_one_program_for_four_and_through_random_changes() -> None:
     result = await run_scenario("memory-quota", BenchOptions(emulated=True))
     assert result.ok, [row.status for row in result.rows]
@@ -54,12 +55,14 @@ async def test_b1_b2_b9_quotas_hold_for_one_program_for_four_and_through_random_
     assert result.summary["quota_seconds"] <= 1.0
 
 
+@pytest.mark.heavy
 async def test_a4_three_programs_that_fit_are_never_moved_whatever_their_demand() -> None:
     result = await run_scenario("trio-small-fit", BenchOptions(emulated=True, seconds=2.0))
     assert result.ok
     assert result.summary["swap_bytes"] == 0
 
 
+@pytest.mark.heavy
 async def test_a10_the_idle_trio_is_compared_with_one_alone_and_without_nvshare() -> None:
     result = await run_scenario("trio-idle", BenchOptions(emulated=True, seconds=0.6, pairs=1))
     assert result.ok
@@ -79,6 +82,7 @@ async def test_a5_two_large_programs_take_turns_and_both_have_the_checksum_that_
     assert summary["total_over_serial"] > 0.9
 
 
+@pytest.mark.heavy
 async def test_e1_the_survivor_is_at_full_speed_again() -> None:
     result = await run_scenario("survivor", BenchOptions(emulated=True, seconds=1.5, quantum=0.4))
     assert result.ok, [row.status for row in result.rows]
@@ -87,6 +91,7 @@ async def test_e1_the_survivor_is_at_full_speed_again() -> None:
     assert result.summary["away_bytes"] > 0
 
 
+@pytest.mark.heavy
 async def test_the_speed_of_a_switch_is_compared_with_a_copy_of_the_same_bytes() -> None:
     result = await run_scenario("swap-speed", BenchOptions(emulated=True, seconds=3.0, quantum=0.4))
     summary = result.summary

@@ -40,6 +40,7 @@ def reserved_bytes(node: Node) -> int:
     return sum(int(record["reserved_bytes"]) for record in records)
 
 
+@pytest.mark.heavy
 def test_b1_programs_take_turns_through_the_arena_and_leave_nothing_in_it(node: Node) -> None:
     programs = start_two(node)
     assert reserved_bytes(node) >= PROGRAM_BYTES
@@ -48,6 +49,7 @@ def test_b1_programs_take_turns_through_the_arena_and_leave_nothing_in_it(node: 
     wait_until(lambda: reserved_bytes(node) == 0, 5, "the arena is free again")
 
 
+@pytest.mark.heavy
 def test_e14_memory_in_the_arena_outlives_a_killed_relay(node: Node) -> None:
     programs = start_two(node)
     node.kill_service("relay")

@@ -83,6 +83,7 @@ def test_a5_two_programs_that_do_not_fit_together_finish_in_turns_with_the_right
     assert most_on_the_card(node) <= CAPACITY_BYTES
 
 
+@pytest.mark.heavy
 def test_a5_four_programs_of_which_one_fits_finish_in_turns_with_the_right_sums(make_small: MakeSmall) -> None:
     node = make_small("--quantum", "0.3")
     programs = [large(node, f"program-{number}", 600) for number in range(4)]
@@ -93,6 +94,7 @@ def test_a5_four_programs_of_which_one_fits_finish_in_turns_with_the_right_sums(
     assert most_on_the_card(node) <= CAPACITY_BYTES
 
 
+@pytest.mark.heavy
 def test_a6_the_automatic_quantum_follows_the_time_of_a_swap(make_small: MakeSmall) -> None:
     node = make_small("--quantum", "auto", "--max-wait", "2")
     programs = [large(node, name, 600) for name in ("one", "two")]
@@ -134,6 +136,7 @@ def test_a8_e1_who_is_left_alone_has_its_memory_back_at_once_and_runs_at_full_sp
     assert speed >= 0.5e9 / KERNEL_NS, "twenty at a time, as before: the window did not shrink"
 
 
+@pytest.mark.heavy
 def test_a11_e12_a_program_that_grows_beside_a_large_one_is_never_out_of_memory(make_small: MakeSmall) -> None:
     node = make_small("--quantum", "0.3")
     beside = large(node, "beside", 1500)
@@ -146,6 +149,7 @@ def test_a11_e12_a_program_that_grows_beside_a_large_one_is_never_out_of_memory(
     assert most_on_the_card(node) <= CAPACITY_BYTES
 
 
+@pytest.mark.heavy
 def test_a10_an_idle_program_makes_room_at_once_and_its_memory_is_whole_afterwards(make_small: MakeSmall) -> None:
     node = make_small("--quantum", "60")
     idle, busy = node.puppet("idle"), node.puppet("busy")
@@ -161,6 +165,7 @@ def test_a10_an_idle_program_makes_room_at_once_and_its_memory_is_whole_afterwar
     assert idle.do("sum")["sum"] == expected
 
 
+@pytest.mark.heavy
 def test_the_scheduler_killed_in_the_middle_of_a_swap_loses_no_data_and_overfills_nothing(
     make_small: MakeSmall,
 ) -> None:
@@ -174,6 +179,7 @@ def test_the_scheduler_killed_in_the_middle_of_a_swap_loses_no_data_and_overfill
     assert most_on_the_card(node) <= CAPACITY_BYTES
 
 
+@pytest.mark.heavy
 def test_a_program_killed_in_the_middle_of_a_swap_leaves_its_memory_to_the_other(make_small: MakeSmall) -> None:
     node = make_small("--quantum", "0.5", link_bytes_per_second=SLOW_LINK)
     killed, other = large(node, "killed", 100_000), large(node, "other", 1500)
@@ -186,6 +192,7 @@ def test_a_program_killed_in_the_middle_of_a_swap_leaves_its_memory_to_the_other
     wait_until(lambda: int(node.gpu()["promised_bytes"]) == 0, 5, "nothing promised any more")
 
 
+@pytest.mark.heavy
 def test_b9_b10_quotas_that_change_while_memory_moves_hurt_nobody(make_small: MakeSmall) -> None:
     node = make_small("--quantum", "0.3")
     programs = [large(node, name, 1200, "--memory", "250MiB") for name in ("one", "two")]
@@ -201,6 +208,7 @@ def test_b9_b10_quotas_that_change_while_memory_moves_hurt_nobody(make_small: Ma
     assert results[0]["checksum"] == results[1]["checksum"]
 
 
+@pytest.mark.heavy
 def test_what_passes_the_overcommit_ratio_is_refused_and_whoever_runs_is_not_touched(
     make_small: MakeSmall, capfd: pytest.CaptureFixture[str]
 ) -> None:

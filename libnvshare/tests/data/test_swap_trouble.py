@@ -1,6 +1,11 @@
 """Memory that cannot move, or not yet, or while something else happens: the program stays whole, with its data."""
 
+import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from libnvshare.tests.data.conftest import MIB, WAITING, Run, ScriptedRelay
@@ -259,10 +264,21 @@ def test_e11_while_memory_is_away_a_device_that_may_access_it_waits_too(relay: S
     program.end()
 
 
-def test_one_process_goes_out_while_another_comes_in(
-    relay: ScriptedRelay, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NVSHARE_EMULATOR_DIR", str(relay.path.parent / "cards"))
+def copies_of(folder: Path) -> list[account.Copy]:
+    """The completed copies of the first card there. Read in a process of its own: the account's folder is that of the
+    environment at the first look."""
+    program = (
+        "import dataclasses, json; from nvshare.emulator import account; "
+        "print(json.dumps([dataclasses.asdict(copy) for copy in account.copies()]))"
+    )
+    environment = {**os.environ, "NVSHARE_EMULATOR_DIR": str(folder)}
+    read = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    return [account.Copy(**copy) for copy in json.loads(read)]
+
+
+def test_one_process_goes_out_while_another_comes_in(relay: ScriptedRelay, run: Run) -> None:
     link = {"NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(512 * MIB)}
     one, other = (run(FILLED.format(sizes="[64] * 6") + CHECKS, **link) for _ in range(2))
     clients = [relay.client_with_plan(), relay.client_with_plan()]
@@ -274,7 +290,7 @@ def test_one_process_goes_out_while_another_comes_in(
     second.grant(may_launch=False, resident_bytes=0)
     bring_back(first)
     second.report_where(lambda report: report.resident_bytes == 0 and report.swapped_out_bytes > 0)
-    copies = [copy for copy in account.copies() if copy.start_ns > since_ns and copy.bytes >= MIB]
+    copies = [copy for copy in copies_of(relay.path.parent / "cards") if copy.start_ns > since_ns and copy.bytes >= MIB]
     out = [(copy.start_ns, copy.end_ns) for copy in copies if copy.out]
     back = [(copy.start_ns, copy.end_ns) for copy in copies if not copy.out]
     overlap_ns = max(0, min(out[-1][1], back[-1][1]) - max(out[0][0], back[0][0]))

@@ -15,7 +15,7 @@ from nvshare.scheduler.simulated_memory import Swapping
 from nvshare.scheduler.simulated_program import BURST_NS, Allocate, Compute, Free, Sleep, Step
 from nvshare.scheduler.simulator import Faults, Simulation
 
-HISTORIES = int(os.environ.get("NVSHARE_TEST_HISTORIES", "50"))
+HISTORIES = int(os.environ.get("NVSHARE_TEST_HISTORIES", "20"))
 CAPACITY = 4 * GIB
 LINK = 50_000_000_000
 LOSSY = Faults(loss=0.1, duplication=0.2, least_delay_ns=50_000, most_delay_ns=30 * MILLISECOND_NS)
