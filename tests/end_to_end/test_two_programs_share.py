@@ -2,6 +2,8 @@
 
 import sys
 
+import pytest
+
 from live_node import GIB, MIB, MakeNode, wait_until
 
 
@@ -21,6 +23,7 @@ def test_a7_serial_mode_gives_the_lock_to_one_client_at_a_time(make_node: MakeNo
     assert all(int(client["hand_overs"]) >= 2 for client in node.clients().values())
 
 
+@pytest.mark.heavy
 def test_a7_a12_the_mode_changes_at_run_time_and_no_work_is_lost(make_node: MakeNode) -> None:
     node = make_node("--emulate", "1")
     one, two = node.puppet("one"), node.puppet("two")

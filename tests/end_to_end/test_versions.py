@@ -12,6 +12,8 @@ from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.job import allocate
 from nvshare.v1.client_pb2 import CLIENT_STATE_WAITING, Grant, Report
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 FIELD_OF_THE_NEXT_VERSION = bytes([0xF8, 0x3F, 0x01])  # field 1023, varint 1
 

@@ -3,7 +3,11 @@
 import os
 import signal
 
+import pytest
+
 from live_node import GIB, MIB, MakeNode, Node, wait_until
+
+pytestmark = pytest.mark.heavy
 
 MILLISECOND_NS = 1_000_000
 NEXT_RUNS_WITHIN_NS = 100 * MILLISECOND_NS

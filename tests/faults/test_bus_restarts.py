@@ -7,6 +7,8 @@ import pytest
 from live_node import GIB, MakeNode, Node, wait_until
 from nvshare.bus.node_client import NodeError
 
+pytestmark = pytest.mark.heavy
+
 AGREEMENT_SECONDS = 2.0
 
 

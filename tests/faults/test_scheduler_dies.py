@@ -12,6 +12,8 @@ import pytest
 from live_node import GIB, MIB, MakeNode, wait_until
 from nvshare.bus.node_client import NodeError
 
+pytestmark = pytest.mark.heavy
+
 AWAY_SECONDS = 10
 
 
