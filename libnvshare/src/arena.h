@@ -96,10 +96,6 @@ struct nvs_arena {
 bool nvs_arena_open(struct nvs_arena *arena, uint64_t address, uint64_t bytes);
 void nvs_arena_close(struct nvs_arena *arena);
 
-static inline bool nvs_arena_holds(const struct nvs_arena *arena, uint64_t address) {
-    return address - arena->address < arena->bytes;
-}
-
 // Where a block would go, and the range that extents must cover first.
 struct nvs_placement {
     uint64_t address, bytes; // bytes: rounded up to the alignment of blocks

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from libnvshare.tests.data.conftest import RUNNING, WAITING, Client
+from libnvshare.tests.data.conftest import RUNNING, WAITING, Client, Program
 
 from nvshare.v1.client_pb2 import Report
 
@@ -59,3 +59,11 @@ def bring_back(client: Client, **fields: Any) -> Report:
         ),
         since,
     )
+
+
+def end_right(program: Program) -> None:
+    """A program that ends with CHECKS finds its data right, and ends well."""
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("end")
+    program.end()

@@ -2,7 +2,7 @@
 
 import pytest
 from libnvshare.tests.data.conftest import DRAINING, MIB, RUNNING, WAITING, Run, ScriptedRelay
-from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, move
+from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, end_right, move
 
 from nvshare.emulator import account
 
@@ -25,10 +25,7 @@ def test_data_survives_the_way_out_and_in_at_the_same_addresses(sizes: str, rela
     assert program.said() == {"right": True}
     move(client, 0)
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_a5_only_as_much_leaves_as_the_target_asks_for(relay: ScriptedRelay, run: Run) -> None:
@@ -43,10 +40,7 @@ def test_a5_only_as_much_leaves_as_the_target_asks_for(relay: ScriptedRelay, run
     assert more.swapped_out_bytes == more.needed_bytes - more.resident_bytes
     back = bring_back(client)
     assert back.swapped_in_bytes == back.swapped_out_bytes == more.swapped_out_bytes
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_memory_comes_back_in_the_steps_that_the_target_allows(relay: ScriptedRelay, run: Run) -> None:
@@ -107,10 +101,7 @@ def test_a_client_may_keep_its_memory_while_it_waits_for_its_turn(relay: Scripte
     assert waiting.resident_bytes == waiting.needed_bytes
     assert waiting.swapped_out_bytes == 0
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 SLOW_LINK = {"NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(256 * MIB)}
@@ -124,10 +115,7 @@ def test_a_target_that_rises_on_the_way_out_turns_it_round(relay: ScriptedRelay,
     client.report_where(lambda report: 0 < report.swapped_out_bytes < report.needed_bytes)
     back = bring_back(client)
     assert back.swapped_in_bytes == back.swapped_out_bytes < back.needed_bytes
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_a_target_that_falls_on_the_way_in_turns_it_round(relay: ScriptedRelay, run: Run) -> None:
@@ -139,10 +127,7 @@ def test_a_target_that_falls_on_the_way_in_turns_it_round(relay: ScriptedRelay, 
     client.report_where(lambda report: 0 < report.swapped_in_bytes < report.needed_bytes)
     move(client, 0)
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 @pytest.mark.parametrize("then", ["", "ok(driver.cuStreamDestroy(stream))"], ids=["", "on a stream that is gone"])
@@ -271,7 +256,4 @@ def test_a_grant_that_covers_the_footprint_of_one_that_runs_takes_nothing_away(r
     report = client.report_where(lambda report: report.epoch == epoch)
     assert report.resident_bytes > 11 * MIB
     assert report.state == RUNNING
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from libnvshare.tests.data.conftest import MIB, WAITING, Run, ScriptedRelay
-from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, move
+from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, end_right, move
 
 from nvshare.emulator import account
 
@@ -81,10 +81,7 @@ def test_a_capture_ends_with_its_context_and_keeps_nothing(relay: ScriptedRelay,
     program.said()
     move(client, 0)
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 @pytest.mark.parametrize("call", ["gpu.launch('fill', blocks[0][0], 1, 1, 1, 1000)", "gpu.allocate(64 * MIB)"])
@@ -137,10 +134,7 @@ def test_a_card_that_is_full_although_promised_leaves_the_data_in_host_memory_un
     stranger.tell()
     stranger.end()
     client.report_where(lambda report: report.resident_bytes == report.needed_bytes, len(client.reports) - 1)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_the_end_of_the_context_that_it_copies_in_leaves_the_others_whole(relay: ScriptedRelay, run: Run) -> None:
@@ -169,10 +163,7 @@ def test_the_end_of_the_context_that_it_copies_in_leaves_the_others_whole(relay:
     assert program.said() == {"right": True}
     move(client, 0)
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_a_fork_while_memory_is_away_leaves_the_parent_whole(relay: ScriptedRelay, run: Run) -> None:
@@ -195,10 +186,7 @@ def test_a_fork_while_memory_is_away_leaves_the_parent_whole(relay: ScriptedRela
     program.tell()
     program.said()
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_too_little_host_memory_keeps_on_the_card_what_cannot_leave_and_says_so(relay: ScriptedRelay, run: Run) -> None:
@@ -222,10 +210,7 @@ def test_too_little_host_memory_keeps_on_the_card_what_cannot_leave_and_says_so(
     assert 0 < failed.resident_bytes < failed.needed_bytes
     assert failed.swapped_out_bytes == failed.needed_bytes - failed.resident_bytes
     bring_back(client)
-    program.tell("check")
-    assert program.said() == {"right": True}
-    program.tell("end")
-    program.end()
+    end_right(program)
 
 
 def test_e11_while_memory_is_away_a_device_that_may_access_it_waits_too(relay: ScriptedRelay, run: Run) -> None:

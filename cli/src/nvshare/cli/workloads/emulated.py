@@ -13,14 +13,7 @@ from typing import Any, Protocol
 from cuda.bindings import driver
 
 from nvshare.cli.workloads.blocks import training_step_blocks
-from nvshare.cli.workloads.loop import (
-    argument_parser,
-    measure,
-    print_answer,
-    rhythm_of,
-    wait_for_start,
-    warm_up,
-)
+from nvshare.cli.workloads.loop import argument_parser, measure_as_asked, print_answer, wait_for_start
 
 KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
 BUFFERS = 4
@@ -236,17 +229,7 @@ def main() -> None:
         for growth in growths:
             growth.reach(share)
 
-    warm_up(launch, synchronize)
-    if arguments.wait_for_start:
-        wait_for_start()
-    measurement = measure(
-        launch,
-        synchronize,
-        seconds=arguments.seconds,
-        iterations=arguments.iterations,
-        rhythm=rhythm_of(arguments),
-        after_batch=grow,
-    )
+    measurement = measure_as_asked(arguments, launch, synchronize, grow)
     checksums = [work.checksum() for work in works]
     correct = checksums == [work.expected_checksum() for work in works] and all(one.correct() for one in growths)
     print_answer(arguments.name, measurement, sum(checksums) % 2**64, correct=correct)

@@ -8,14 +8,7 @@ import ctypes
 from cuda.bindings import driver
 
 from nvshare.cli.workloads.emulated import Card, Sums, call
-from nvshare.cli.workloads.loop import (
-    argument_parser,
-    measure,
-    print_answer,
-    rhythm_of,
-    wait_for_start,
-    warm_up,
-)
+from nvshare.cli.workloads.loop import argument_parser, measure_as_asked, print_answer, wait_for_start
 
 FLAG_BYTES = 4
 
@@ -66,16 +59,7 @@ def main() -> None:
         for card in cards:
             card.synchronize()
 
-    warm_up(launch, synchronize)
-    if arguments.wait_for_start:
-        wait_for_start()
-    measurement = measure(
-        launch,
-        synchronize,
-        seconds=arguments.seconds,
-        iterations=arguments.iterations,
-        rhythm=rhythm_of(arguments),
-    )
+    measurement = measure_as_asked(arguments, launch, synchronize)
     checksums = [work.checksum() for work in works]
     correct = checksums == [work.expected_checksum() for work in works]
     print_answer(arguments.name, measurement, sum(checksums) % 2**64, correct=correct)

@@ -138,6 +138,26 @@ def wait_for_start() -> None:
         raise SystemExit("the harness went away before the start")
 
 
+def measure_as_asked(
+    arguments: argparse.Namespace,
+    launch: Callable[[], None],
+    synchronize: Callable[[], None],
+    after_batch: Callable[[float], None] | None = None,
+) -> Measurement:
+    """Warm up, wait for the harness where that is asked for, and measure by the arguments that all workloads have."""
+    warm_up(launch, synchronize)
+    if arguments.wait_for_start:
+        wait_for_start()
+    return measure(
+        launch,
+        synchronize,
+        seconds=arguments.seconds,
+        iterations=arguments.iterations,
+        rhythm=rhythm_of(arguments),
+        after_batch=after_batch,
+    )
+
+
 def print_answer(name: str, measurement: Measurement, checksum: int, *, correct: bool) -> None:
     """The workload's answer: one JSON line. `finished_ns` is now, with the results checked."""
     seconds = (measurement.ended_ns - measurement.started_ns) / 1e9

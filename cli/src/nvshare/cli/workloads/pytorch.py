@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from nvshare.cli.workloads.blocks import training_step_blocks
-from nvshare.cli.workloads.loop import argument_parser, measure, print_answer, rhythm_of, wait_for_start, warm_up
+from nvshare.cli.workloads.loop import argument_parser, measure_as_asked, print_answer, wait_for_start
 
 PERIODS = (1021, 509)  # of the patterns of x and y
 GROWTH_STEPS = 12
@@ -153,17 +153,7 @@ def main() -> None:
         for growth in growths:
             growth.reach(share)
 
-    warm_up(launch, synchronize)
-    if arguments.wait_for_start:
-        wait_for_start()
-    measurement = measure(
-        launch,
-        synchronize,
-        seconds=arguments.seconds,
-        iterations=arguments.iterations,
-        rhythm=rhythm_of(arguments),
-        after_batch=grow,
-    )
+    measurement = measure_as_asked(arguments, launch, synchronize, grow)
     checksum = sum(work.checksum() for work in works) % 2**64
     correct = all(work.correct() for work in works) and all(growth.correct() for growth in growths)
     print_answer(arguments.name, measurement, checksum, correct=correct)
