@@ -12,7 +12,6 @@ from nvshare.bus.node_directory import NodeDirectory
 
 CAPACITY_BYTES = 256 * MIB
 PROGRAM_BYTES = 192 * MIB
-ITERATIONS = 1200
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def node(make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> Node:
 
 def start_two(node: Node) -> list[Workload]:
     """Two programs in the middle of their turns, with the arena for their memory."""
-    size = ("--memory-bytes", PROGRAM_BYTES, "--kernel-ns", 1_000_000, "--iterations", ITERATIONS)
+    size = ("--memory-bytes", PROGRAM_BYTES, "--kernel-ns", 1_000_000, "--until-told")
     programs = [node.workload(name, *size, options=("--host-memory", "arena")) for name in ("one", "two")]
     for program in programs:
         program.ready()
@@ -44,8 +43,8 @@ def reserved_bytes(node: Node) -> int:
 def test_b1_programs_take_turns_through_the_arena_and_leave_nothing_in_it(node: Node) -> None:
     programs = start_two(node)
     assert reserved_bytes(node) >= PROGRAM_BYTES
-    results = [program.result() for program in programs]
-    assert results[0]["checksum"] == results[1]["checksum"]
+    for program in programs:
+        program.finish()
     wait_until(lambda: reserved_bytes(node) == 0, 5, "the arena is free again")
 
 
@@ -53,6 +52,6 @@ def test_b1_programs_take_turns_through_the_arena_and_leave_nothing_in_it(node: 
 def test_e14_memory_in_the_arena_outlives_a_killed_relay(node: Node) -> None:
     programs = start_two(node)
     node.kill_service("relay")
-    results = [program.result() for program in programs]
-    assert results[0]["checksum"] == results[1]["checksum"]
+    for program in programs:
+        program.finish()
     wait_until(lambda: reserved_bytes(node) == 0, 5, "the arena is free again")

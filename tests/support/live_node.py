@@ -22,6 +22,7 @@ from nvshare.cli.status import status_document
 T = TypeVar("T")
 GIB = 2**30
 MIB = 2**20
+STATUS_SECONDS = 2.0  # of waiting for an answer: a busy host may take its time
 PUPPET = Path(__file__).parents[1] / "programs" / "puppet.py"
 LOOK_AT_CARD = """
 import dataclasses, json
@@ -100,10 +101,15 @@ class Workload:
         assert json.loads(self.process.stdout.readline()) == {"event": "ready"}
 
     def go(self) -> None:
-        """Let it allocate and compute."""
+        """Let it allocate and compute, or end."""
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
+
+    def finish(self) -> dict[str, Any]:
+        """Tell one that was started with `--until-told` to end, and give what it said of its run."""
+        self.go()
+        return self.result()
 
     def result(self, seconds: float = 40.0) -> dict[str, Any]:
         """What it said of its run, which must have gone well."""
@@ -148,7 +154,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What `nvshare status --json` says. Raises NodeError while the node does not answer."""
-        reply = asyncio.run(fetch_status(NodeDirectory(self.directory), timeout_seconds=0.5))
+        reply = asyncio.run(fetch_status(NodeDirectory(self.directory), timeout_seconds=STATUS_SECONDS))
         return status_document(reply)
 
     async def status_async(self) -> dict[str, Any]:

@@ -207,3 +207,18 @@ def test_who_says_that_it_left_and_is_still_there_is_charged_with_what_the_drive
         desk.sample(24 * GIB, {1000: 12 * GIB, 1001: 12 * GIB})
     client = desk.arbiter.state.clients["allocation-b/1000-b"]
     assert before - desk.arbiter.state.capacity_bytes(desk.policy) + client.charge_bytes >= 12 * GIB
+
+
+def test_who_was_stuck_is_asked_again_as_soon_as_its_work_has_ended(make_desk: MakeDesk) -> None:
+    desk = two_of_12(make_desk)
+    desk.pass_time(2 * SECOND_NS)
+    desk.follow("a", state=ClientState.DRAINING)
+    desk.pass_time(desk.policy.leave_limit_ns)
+    desk.follow("a", state=ClientState.STUCK)
+    desk.pass_time(SECOND_NS)
+    assert desk.grant("a").may_launch, "those that fit go on"
+    desk.follow("a", state=ClientState.RUNNING)
+    desk.pass_time(3 * SECOND_NS)
+    assert not desk.grant("a").may_launch
+    leaves(desk, "a", 4 * GIB)
+    assert desk.grant("b").may_launch

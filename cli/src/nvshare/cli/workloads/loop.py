@@ -7,6 +7,7 @@ import argparse
 import json
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -51,9 +52,11 @@ def measure(
     seconds: float | None,
     iterations: int | None,
     rhythm: Rhythm = Rhythm(),
+    told: threading.Event | None = None,
     after_batch: Callable[[float], None] | None = None,
 ) -> Measurement:
-    """Launch until `iterations` are done or `seconds` are over, whichever comes first; at least one is given.
+    """Launch until `iterations` are done, `seconds` are over or `told` is set, whichever comes first; at least one is
+    given.
 
     `after_batch` is called with the share of the whole that is done, from 0 to 1.
     """
@@ -68,7 +71,11 @@ def measure(
     burst_ends = round(rhythm.burst_iterations * vary())
     now = started
     progress = [(started, 0)]
-    while (iterations is None or done < iterations) and (ends is None or now < ends):
+    while (
+        (iterations is None or done < iterations)
+        and (ends is None or now < ends)
+        and not (told is not None and told.is_set())
+    ):
         batch = rhythm.batch_iterations if iterations is None else min(rhythm.batch_iterations, iterations - done)
         for _ in range(batch):
             launch()
@@ -102,6 +109,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--gpus", type=int, default=1, help="do the same on each of so many")
     parser.add_argument("--seconds", type=float, help="end after so long")
     parser.add_argument("--iterations", type=int, help="end after so many iterations")
+    parser.add_argument("--until-told", action="store_true", help="end at a line on stdin, after the one for the start")
     parser.add_argument("--seed", type=int, default=1, help="of what the workload computes with")
     parser.add_argument(
         "--wait-for-start", action="store_true", help="say `ready` after the warm-up, and go on after a line on stdin"
@@ -138,6 +146,18 @@ def wait_for_start() -> None:
         raise SystemExit("the harness went away before the start")
 
 
+def told_to_end() -> threading.Event:
+    """Set when the harness writes another line, or goes away."""
+    told = threading.Event()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        told.set()
+
+    threading.Thread(target=listen, name="told-to-end", daemon=True).start()
+    return told
+
+
 def measure_as_asked(
     arguments: argparse.Namespace,
     launch: Callable[[], None],
@@ -154,6 +174,7 @@ def measure_as_asked(
         seconds=arguments.seconds,
         iterations=arguments.iterations,
         rhythm=rhythm_of(arguments),
+        told=told_to_end() if arguments.until_told else None,
         after_batch=after_batch,
     )
 

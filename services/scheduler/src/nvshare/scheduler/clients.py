@@ -260,7 +260,8 @@ class Client:
         if self.resident_bytes != before_resident_bytes:
             self.resident_moved = True
             self.most_resident_bytes = max(self.most_resident_bytes, self.resident_bytes)
-        if self.resident_bytes < before_resident_bytes:
+        work_ended = before is not None and before.state == ClientState.STUCK and report.state != ClientState.STUCK
+        if self.resident_bytes < before_resident_bytes or work_ended:
             self.leaving_since_ns = self.failed_ns = None
             self.told.discard("client-stays")
         if self.demand:
