@@ -55,8 +55,8 @@ def measure(
     told: threading.Event | None = None,
     after_batch: Callable[[float], None] | None = None,
 ) -> Measurement:
-    """Launch until `iterations` are done, `seconds` are over or `told` is set, whichever comes first; at least one is
-    given.
+    """Launch until `iterations` are done, `seconds` are over or, after a batch, `told` is set, whichever comes first.
+    At least one is given.
 
     `after_batch` is called with the share of the whole that is done, from 0 to 1.
     """
@@ -74,7 +74,7 @@ def measure(
     while (
         (iterations is None or done < iterations)
         and (ends is None or now < ends)
-        and not (told is not None and told.is_set())
+        and not (done > 0 and told is not None and told.is_set())
     ):
         batch = rhythm.batch_iterations if iterations is None else min(rhythm.batch_iterations, iterations - done)
         for _ in range(batch):
