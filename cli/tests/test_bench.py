@@ -67,7 +67,7 @@ async def test_a4_three_programs_that_fit_are_never_moved_whatever_their_demand(
 async def test_a10_the_idle_trio_is_compared_with_one_alone_and_without_nvshare() -> None:
     result = await run_scenario("trio-idle", BenchOptions(emulated=True, seconds=0.6, pairs=1))
     assert result.ok
-    assert len(result.rows) == 7
+    assert len(result.rows) == 9
     assert 0 < result.summary["min_solo_ratio"] <= 1.1
     assert result.summary["swap_bytes"] == 0
 

@@ -28,7 +28,7 @@ FIT_SECONDS = 60.0
 IDLE_SECONDS = 5.0
 BURST_ITERATIONS = 500  # a quarter of a second of work, and as long a pause: each at most twice that
 BURST_PAUSE_MS = 250
-IDLE_PAUSE_MS = 100  # after 20 iterations of 0.54 ms: a tenth of the time is work
+IDLE_PAUSE_MS = 145  # on average, after 20 or 40 iterations of 0.54 ms: a tenth of the time is work
 
 
 async def run_trio_small_fit(options: BenchOptions, steps: Steps) -> Findings:
@@ -70,28 +70,39 @@ def switching(program: Workload, seed: int) -> Workload:
 
 
 async def run_trio_idle(options: BenchOptions, steps: Steps) -> Findings:
-    """One mostly idle program alone without nvshare, then three of them with and without it, again and again.
+    """Three mostly idle programs, each alone without nvshare, then at once with and without it, again and again.
 
-    `min_solo_ratio` is the speed of the slowest of the three over the solo speed, median of the rounds;
+    Each has a rhythm of its own: programs that pause for the same time and start at the same moment would all work in
+    the same tenth of the time, for ever. Together each does as many iterations as it did alone, with the same pauses.
+    `min_solo_ratio` is the speed of the slowest of the three over its solo speed, median of the rounds;
     `unmanaged_min_solo_ratio` the same without nvshare.
     """
-    bounds = Bounds(seconds=options.seconds or IDLE_SECONDS)
-    idle = [replace(program, options=("--pause-ms", str(IDLE_PAUSE_MS))) for program in numbered(SMALL, COUNT)]
-    jobs = [Job(program, bounds) for program in idle]
-    steps.expect(3 * options.pairs)
+    seconds = options.seconds or IDLE_SECONDS
+    programs = [idle(program, seed) for seed, program in enumerate(numbered(SMALL, COUNT), 1)]
+    steps.expect((COUNT + 2) * options.pairs)
     rows: list[Row] = []
     slowest: dict[bool, list[float]] = {False: [], True: []}
     async with oversubscribed_node(options) as node, watching(node.directory) as watch:
         gpu = gpu_words(node.gpus[0])
         for number in range(1, options.pairs + 1):
-            steps.step(f"round {number}: one alone, without nvshare")
-            solo = await run_alone(node, options, jobs[0], managed=False)
-            rows.append(Row(f"alone {number}", gpu, solo.status, solo.seconds, solo.iterations_per_second))
+            solos = []
+            for program in programs:
+                steps.step(f"round {number}: {program.name} alone, without nvshare")
+                solo = await run_alone(node, options, Job(program, Bounds(seconds=seconds)), managed=False)
+                solos.append(solo)
+                name = f"{program.name} alone {number}"
+                rows.append(Row(name, gpu, solo.status, solo.seconds, solo.iterations_per_second))
+            jobs = [
+                Job(program, Bounds(iterations=solo.iterations)) for program, solo in zip(programs, solos, strict=True)
+            ]
             for managed in (False, True) if number % 2 else (True, False):
                 word = "with" if managed else "without"
                 steps.step(f"round {number}: three {word} nvshare")
                 answers = await run_together(node, options, jobs, managed=managed, wait_for_start=True)
-                ratios = [answer.iterations_per_second / solo.iterations_per_second for answer in answers]
+                ratios = [
+                    answer.iterations_per_second / solo.iterations_per_second
+                    for answer, solo in zip(answers, solos, strict=True)
+                ]
                 slowest[managed].append(min(ratios))
                 rows += [
                     Row(
@@ -113,11 +124,16 @@ async def run_trio_idle(options: BenchOptions, steps: Steps) -> Findings:
     return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
+def idle(program: Workload, seed: int) -> Workload:
+    """The program with pauses, so that it works for a tenth of the time."""
+    return replace(program, options=tuple(map(str, ("--pause-ms", IDLE_PAUSE_MS, "--rhythm-seed", seed))))
+
+
 TRIO_SMALL_FIT = Scenario(
     "trio-small-fit",
     "Three small programs that fit, with demand that comes and goes: nothing moves.",
     run_trio_small_fit,
 )
 TRIO_IDLE = Scenario(
-    "trio-idle", "Three programs that work a tenth of the time, against one alone and without nvshare.", run_trio_idle
+    "trio-idle", "Three programs that work a tenth of the time, against each alone and without nvshare.", run_trio_idle
 )
