@@ -143,7 +143,8 @@ size_t nvs_arena_merge_count(const struct nvs_arena *arena, size_t index) {
     for (; index + count < arena->extent_count; count++) {
         const struct nvs_extent *extent = arena->extents[index + count];
         uint64_t bytes = extent->address + extent->bytes - arena->extents[index]->address;
-        if (extent->place != NVS_EXTENT_AWAY || extent->address != end || bytes > NVS_EXTENT_MERGED_BYTES)
+        if (extent->place != NVS_EXTENT_AWAY || extent->handle != 0 || extent->address != end ||
+            bytes > NVS_EXTENT_MERGED_BYTES)
             break;
         end += extent->bytes;
     }

@@ -39,7 +39,7 @@ struct nvs_extent {
     uint64_t used_bytes; // of blocks
     uint32_t pins;       // blocks on it that must stay on the card
     enum nvs_extent_place place;
-    CUmemGenericAllocationHandle handle; // 0: away
+    CUmemGenericAllocationHandle handle; // of what is mapped; 0: nothing is
     void *host;                          // its copy in host memory; the mover's alone
 };
 

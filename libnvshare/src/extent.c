@@ -28,23 +28,26 @@ static CUresult nvs_extent_create(struct nvs_device *device, uint64_t bytes, CUm
     return result;
 }
 
-CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent) {
+static CUresult nvs_extent_map(struct nvs_device *device, struct nvs_extent *extent) {
     CUmemGenericAllocationHandle handle = 0;
     CUresult result = nvs_extent_create(device, extent->bytes, &handle);
     if (result != CUDA_SUCCESS)
         return result;
     result = nvs_real.cuMemMap(extent->address, extent->bytes, 0, handle, 0);
-    if (result == CUDA_SUCCESS) {
-        result = nvs_extent_access(device, extent);
-        if (result == CUDA_SUCCESS) {
-            extent->handle = handle;
-            return CUDA_SUCCESS;
-        }
-        if (nvs_real.cuMemUnmap(extent->address, extent->bytes) != CUDA_SUCCESS)
-            nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays mapped", device->uuid);
-    }
-    if (nvs_real.cuMemRelease(handle) != CUDA_SUCCESS)
-        nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays allocated", device->uuid);
+    if (result == CUDA_SUCCESS)
+        extent->handle = handle;
+    else if (nvs_real.cuMemRelease(handle) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be mapped stays allocated", device->uuid);
+    return result;
+}
+
+CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent) {
+    CUresult result = extent->handle == 0 ? nvs_extent_map(device, extent) : CUDA_SUCCESS;
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = nvs_extent_access(device, extent);
+    if (result != CUDA_SUCCESS && nvs_extent_drop(extent) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays mapped", device->uuid);
     return result;
 }
 

@@ -5,8 +5,9 @@
 #include "arena.h"
 #include "device.h"
 
-// Gives the extent physical memory, mapped and accessible to the device and to those that may access its memory. All or
-// nothing. CUDA_SUCCESS and the handle in it, or the driver's error.
+// Gives the extent physical memory, mapped and accessible to the device and to those that may access its memory.
+// CUDA_SUCCESS and the handle in it, or the driver's error and no handle; one that stays in it all the same is of
+// memory that the driver does not unmap: the next try goes on with that.
 CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent);
 
 // Takes the memory away: nothing may be in flight on it. CUDA_SUCCESS, or the driver's error and it is as it was.

@@ -174,22 +174,26 @@ static bool nvs_load_is_too_much(struct nvs_device *device) {
     return residency.present_bytes > residency.target_bytes;
 }
 
-uint64_t nvs_load_end(struct nvs_device *device, const struct nvs_load *load, CUresult result, bool *dropped) {
+uint64_t nvs_load_end(struct nvs_device *device, struct nvs_load *load, CUresult result, bool *dropped) {
+    const struct nvs_load ended = *load;
     uint64_t moved_bytes = 0;
+    *load = (struct nvs_load){.way = ended.way};
     *dropped = true;
     pthread_mutex_lock(&device->memory.lock);
-    for (unsigned i = 0; i < load->count; i++) {
-        struct nvs_extent *extent = load->extents[i];
+    for (unsigned i = 0; i < ended.count; i++) {
+        struct nvs_extent *extent = ended.extents[i];
         uint64_t from = extent->address, to = extent->address + extent->bytes;
-        bool leaves = result == CUDA_SUCCESS ? nvs_load_is_too_much(device) : load->way == NVS_IN;
-        bool moves = leaves == (load->way == NVS_OUT) && result == CUDA_SUCCESS;
+        bool leaves = result == CUDA_SUCCESS ? nvs_load_is_too_much(device) : ended.way == NVS_IN;
+        bool moves = leaves == (ended.way == NVS_OUT) && result == CUDA_SUCCESS;
         if (!leaves) {
             nvs_load_keep(device, extent);
         } else if (!nvs_load_drop(device, extent)) {
             *dropped = false;
+            moves = false;
             if (result == CUDA_SUCCESS) // what is on the card is as good as the copy
                 nvs_load_keep(device, extent);
-            moves = false;
+            else
+                nvs_load_add(load, extent, NVS_EXTENT_COMING);
         }
         moved_bytes += moves ? to - from : 0;
         nvs_memory_trim(device, from, to); // it may have been freed meanwhile

@@ -55,7 +55,8 @@ CUresult nvs_load_copy(const struct nvs_load *load, CUstream stream);
 
 // The copies have ended, with this result: the extents are where they should be, or as they were. What the target wants
 // otherwise by now turns round without another copy. Returns the bytes that moved. A failed result is the caller's to
-// tell; false in `dropped` says that the driver did not take memory back.
-uint64_t nvs_load_end(struct nvs_device *device, const struct nvs_load *load, CUresult result, bool *dropped);
+// tell; false in `dropped` says that the driver did not take memory back. What could neither come nor be unmapped is
+// left in the load: it is to be copied again.
+uint64_t nvs_load_end(struct nvs_device *device, struct nvs_load *load, CUresult result, bool *dropped);
 
 #endif

@@ -96,8 +96,10 @@ static void nvs_memory_abandon(struct nvs_device *device, struct nvs_extent *ext
     }
     block->ending = true;
     pthread_mutex_lock(&device->lock);
+    device->present_bytes += extent->place == NVS_EXTENT_AWAY ? extent->bytes : 0;
     device->pinned_bytes += extent->bytes;
     pthread_mutex_unlock(&device->lock);
+    extent->place = NVS_EXTENT_PRESENT;
 }
 
 void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
@@ -106,18 +108,16 @@ void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
     struct nvs_extent *extent;
     while ((extent = nvs_arena_unused_extent(arena, from, to)) != NULL) {
         from = extent->address + extent->bytes;
-        if (extent->place == NVS_EXTENT_AWAY) {
+        if (extent->place == NVS_EXTENT_AWAY)
             nvs_swap_forget(extent);
-        } else {
-            CUresult result = nvs_extent_drop(extent);
-            if (result != CUDA_SUCCESS) {
-                nvs_log_once(NVS_LOG_ERROR, "%s: the driver does not unmap freed memory (error %d): it stays",
-                             device->uuid, result);
-                nvs_memory_abandon(device, extent);
-                continue;
-            }
-            gone.present_bytes += extent->bytes;
+        CUresult result = extent->handle == 0 ? CUDA_SUCCESS : nvs_extent_drop(extent);
+        if (result != CUDA_SUCCESS) {
+            nvs_log_once(NVS_LOG_ERROR, "%s: the driver does not unmap freed memory (error %d): it stays", device->uuid,
+                         result);
+            nvs_memory_abandon(device, extent);
+            continue;
         }
+        gone.present_bytes += extent->place == NVS_EXTENT_AWAY ? 0 : extent->bytes;
         gone.needed_bytes += extent->bytes;
         nvs_arena_remove_extent(arena, extent);
     }
@@ -132,8 +132,10 @@ static CUresult nvs_memory_cover(struct nvs_device *device, const struct nvs_pla
     while (result == CUDA_SUCCESS && nvs_arena_missing(arena, from, placement->cover_to, &address, &bytes)) {
         struct nvs_extent *extent = nvs_arena_add_extent(arena, address, bytes);
         result = extent == NULL ? CUDA_ERROR_OUT_OF_MEMORY : nvs_extent_make(device, extent);
-        if (result != CUDA_SUCCESS && extent != NULL)
+        if (result != CUDA_SUCCESS && extent != NULL && extent->handle == 0)
             nvs_arena_remove_extent(arena, extent);
+        else if (result != CUDA_SUCCESS && extent != NULL)
+            nvs_memory_abandon(device, extent);
         from = address + bytes;
     }
     return result;

@@ -4,8 +4,8 @@
 #include "capture.h"
 #include "control.h"
 #include "fault.h"
+#include "flight.h"
 #include "library.h"
-#include "load.h"
 #include "log.h"
 #include "managed.h"
 
@@ -14,10 +14,6 @@
 #include <sys/prctl.h>
 #include <time.h>
 
-// Loads in flight, and the bytes beyond which no further one begins: two keep the link busy (decision 0006).
-#define NVS_LOADS 8u
-#define NVS_IN_FLIGHT_BYTES (UINT64_C(512) << 20)
-
 // When what failed is tried again: memory of the card comes free any moment, host memory does not.
 #define NVS_RETRY_CARD_NS (5 * NVS_NS_PER_MS)
 #define NVS_RETRY_HOST_NS (500 * NVS_NS_PER_MS)
@@ -25,19 +21,9 @@
 // How long the end of the process waits for the movers.
 #define NVS_LEAVE_WITHIN_NS (100 * NVS_NS_PER_MS)
 
-// Loads that follow each other on the stream; all go the same way.
-struct nvs_flight {
-    struct nvs_load load;
-    CUresult result; // of putting it on the stream
-};
-
 struct nvs_mover {
     // Only the mover itself:
-    CUstream stream; // in `context`
-    CUevent events[NVS_LOADS];
-    struct nvs_flight flights[NVS_LOADS]; // flight i has event i
-    unsigned first, count;
-    uint64_t in_flight_bytes;
+    struct nvs_flights flights; // in `context`
     struct nvs_packer packer;
     uint64_t since_ns; // when it began to move without a pause
     uint64_t retry_ns; // 0: nothing is in the way
@@ -92,33 +78,20 @@ static void nvs_mover_driver_troubled(struct nvs_device *device, const char *wha
 
 // ---- The context that it copies in
 
-static CUresult nvs_mover_make_stream(struct nvs_mover *mover) {
-    CUresult result = nvs_real.cuStreamCreate(&mover->stream, CU_STREAM_NON_BLOCKING);
-    for (unsigned i = 0; i < NVS_LOADS && result == CUDA_SUCCESS; i++)
-        result = nvs_real.cuEventCreate(&mover->events[i], CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING);
-    return result;
-}
-
 // Its context is gone with its stream, or the driver has ended before this library (it does so at exit): who ends the
 // context must not wait for the mover to leave it.
 static void nvs_mover_lose(struct nvs_device *device) {
     struct nvs_mover *mover = nvs_mover_of(device);
-    memset(mover->events, 0, sizeof(mover->events));
-    mover->stream = NULL;
+    nvs_flights_lose(&mover->flights);
     pthread_mutex_lock(&device->lock);
     mover->context = NULL;
     pthread_cond_broadcast(&mover->left);
     pthread_mutex_unlock(&device->lock);
 }
 
-// Gives its stream up; nothing is in flight. Its context is current.
+// Gives its stream up; no copy is under way. Its context is current.
 static void nvs_mover_leave(struct nvs_device *device) {
-    struct nvs_mover *mover = nvs_mover_of(device);
-    for (unsigned i = 0; i < NVS_LOADS; i++)
-        if (mover->events[i] != NULL && nvs_real.cuEventDestroy_v2(mover->events[i]) != CUDA_SUCCESS)
-            nvs_log_once(NVS_LOG_INFO, "an event of the mover ended with its context");
-    if (mover->stream != NULL && nvs_real.cuStreamDestroy_v2(mover->stream) != CUDA_SUCCESS)
-        nvs_log_once(NVS_LOG_INFO, "the stream of the mover ended with its context");
+    nvs_flights_close(&nvs_mover_of(device)->flights);
     nvs_mover_lose(device);
 }
 
@@ -139,8 +112,8 @@ static bool nvs_mover_enter(struct nvs_device *device) {
     CUresult result = nvs_real.cuCtxPushCurrent_v2(context);
     if (result != CUDA_SUCCESS)
         nvs_mover_lose(device);
-    if (result == CUDA_SUCCESS && mover->stream == NULL) {
-        result = nvs_mover_make_stream(mover);
+    if (result == CUDA_SUCCESS && mover->flights.stream == NULL) {
+        result = nvs_flights_open(&mover->flights);
         if (result != CUDA_SUCCESS) {
             nvs_mover_leave(device);
             (void)nvs_real.cuCtxPopCurrent_v2(&popped); // it was pushed just now
@@ -173,7 +146,7 @@ static void nvs_mover_count(struct nvs_device *device, enum nvs_way way, uint64_
 static bool nvs_mover_prefetch(struct nvs_device *device, enum nvs_way way) {
     struct nvs_mover *mover = nvs_mover_of(device);
     struct nvs_trouble trouble = {.reason = ""};
-    uint64_t bytes = nvs_managed_move(device, way, mover->stream, &trouble);
+    uint64_t bytes = nvs_managed_move(device, way, mover->flights.stream, &trouble);
     if (trouble.reason[0] != '\0')
         nvs_mover_troubled(device, &trouble);
     else
@@ -188,53 +161,43 @@ static bool nvs_mover_begin(struct nvs_device *device) {
     struct nvs_mover *mover = nvs_mover_of(device);
     enum nvs_way way;
     pthread_mutex_lock(&device->lock);
-    bool wanted = nvs_load_way(device, &way) && mover->holds == 0;
+    bool held = mover->holds > 0, wanted = nvs_load_way(device, &way);
     pthread_mutex_unlock(&device->lock);
-    if (!wanted || mover->count == NVS_LOADS || mover->in_flight_bytes >= NVS_IN_FLIGHT_BYTES ||
-        mover->retry_ns > nvs_clock_ns() || (mover->count > 0 && mover->flights[mover->first].load.way != way))
+    if (held || mover->retry_ns > nvs_clock_ns())
         return false;
-    if (mover->count == 0)
+    if (nvs_flights_put_again(&mover->flights))
+        return true;
+    struct nvs_load *load = wanted ? nvs_flights_next(&mover->flights, way) : NULL;
+    if (load == NULL)
+        return false;
+    if (mover->flights.count == 0)
         mover->since_ns = nvs_clock_ns();
     if (nvs_managed_on() && nvs_mover_prefetch(device, way))
         return true;
-    unsigned at = (mover->first + mover->count) % NVS_LOADS;
-    struct nvs_flight *flight = &mover->flights[at];
     struct nvs_trouble trouble = {.card = false};
-    if (!nvs_load_take(device, way, &flight->load, &trouble) ||
-        !nvs_load_room(device, &flight->load, &mover->packer, mover->context, &trouble))
+    if (!nvs_load_take(device, way, load, &trouble) ||
+        !nvs_load_room(device, load, &mover->packer, mover->context, &trouble))
         nvs_mover_troubled(device, &trouble);
-    else if (flight->load.count == 0)
+    else if (load->count == 0)
         mover->retry_ns = 0;
-    if (flight->load.count == 0)
+    if (load->count == 0)
         return false;
-    flight->result = nvs_load_copy(&flight->load, mover->stream);
-    if (flight->result == CUDA_SUCCESS)
-        flight->result = nvs_real.cuEventRecord(mover->events[at], mover->stream);
-    mover->count++;
-    mover->in_flight_bytes += flight->load.bytes;
+    nvs_flights_put(&mover->flights);
     return true;
 }
 
 // Ends the oldest load if its copies are done, or waits for that. True: it ended.
 static bool nvs_mover_end(struct nvs_device *device, bool waits) {
     struct nvs_mover *mover = nvs_mover_of(device);
-    if (mover->count == 0)
-        return false;
-    struct nvs_flight *flight = &mover->flights[mover->first];
-    CUresult result = flight->result;
-    if (result == CUDA_SUCCESS)
-        result = waits ? nvs_real.cuEventSynchronize(mover->events[mover->first])
-                       : nvs_real.cuEventQuery(mover->events[mover->first]);
+    CUresult result = nvs_flights_look(&mover->flights, waits);
     if (result == CUDA_ERROR_NOT_READY)
         return false;
-    if (result != CUDA_SUCCESS) // what of it is on the stream must not write to memory that is used again
-        (void)nvs_real.cuStreamSynchronize(mover->stream);
     bool dropped;
-    uint64_t moved_bytes = nvs_load_end(device, &flight->load, result, &dropped);
-    nvs_mover_count(device, flight->load.way, moved_bytes);
-    mover->in_flight_bytes -= flight->load.bytes;
-    mover->first = (mover->first + 1) % NVS_LOADS;
-    mover->count--;
+    struct nvs_load load = nvs_flights_take(&mover->flights);
+    uint64_t moved_bytes = nvs_load_end(device, &load, result, &dropped);
+    nvs_mover_count(device, load.way, moved_bytes);
+    if (load.count > 0)
+        nvs_flights_keep(&mover->flights, &load);
     if (result != CUDA_SUCCESS)
         nvs_mover_driver_troubled(device, "a copy failed", result);
     else if (!dropped)
@@ -261,7 +224,7 @@ static bool nvs_mover_wanted(struct nvs_device *device) {
     pthread_mutex_lock(&device->lock);
     bool wanted = nvs_load_way(device, &way);
     pthread_mutex_unlock(&device->lock);
-    return wanted || nvs_mover_of(device)->count > 0;
+    return wanted || nvs_mover_of(device)->flights.count > 0;
 }
 
 // Moves until there is nothing to do.

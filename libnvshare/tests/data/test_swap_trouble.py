@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.data.conftest import MIB, WAITING, Run, ScriptedRelay
+from libnvshare.tests.data.conftest import MIB, RUNNING, WAITING, Run, ScriptedRelay
 from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, end_right, move
 
-from nvshare.emulator import account
+from nvshare.emulator import account, library_directory
 
 
 def test_a_kernel_that_does_not_end_keeps_the_memory_and_when_it_ends_the_memory_goes(
@@ -186,6 +186,34 @@ def test_a_fork_while_memory_is_away_leaves_the_parent_whole(relay: ScriptedRela
     program.tell()
     program.said()
     bring_back(client)
+    end_right(program)
+
+
+@pytest.mark.parametrize("kinds", [("copy in", "unmap"), ("access", "unmap")], ids=" and ".join)
+def test_memory_that_can_neither_come_nor_be_unmapped_comes_at_the_next_try(
+    kinds: tuple[str, str], relay: ScriptedRelay, run: Run, programs: Path
+) -> None:
+    program = run(
+        FILLED.format(sizes="[64, 64]")
+        + f"""
+    import ctypes
+    driver_library = ctypes.CDLL("libcuda.so.1")
+    hear()
+    for kind in {kinds}:
+        driver_library.fail_next(kind.encode(), 1)
+    say(failing=True)
+    """
+        + CHECKS,
+        LD_LIBRARY_PATH=f"{programs / 'faulty'}:{library_directory()}",
+    )
+    client = relay.client_with_plan()
+    program.said()
+    away = move(client, 0)
+    program.tell()
+    assert program.said() == {"failing": True}
+    client.grant()
+    client.report_where(lambda report: report.swap_failures > away.swap_failures)
+    client.report_where(lambda report: report.state == RUNNING, len(client.reports) - 1)
     end_right(program)
 
 
