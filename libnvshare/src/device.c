@@ -56,7 +56,8 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
     device->moving_bytes = device->host_room_bytes = 0;
-    device->at_rest = device->drain_aimed = device->drained = false;
+    device->at_rest = device->drain_aimed = device->drained = device->kept_told = false;
+    device->kept_since_ns = 0;
     device->memory_here = true;
     device->drain_classes = 0;
     atomic_store(&device->accessed_by, 0);

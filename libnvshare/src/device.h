@@ -84,6 +84,8 @@ struct nvs_device {
     uint32_t drain_classes;      // what the plan keeps from passing until further notice: its gate is closed for it
     bool drain_aimed;            // every stream knows how far it must come
     bool drained;                // nothing of these classes is in flight any more
+    uint64_t kept_since_ns;      // since when memory that should move is kept from it; 0: it is not
+    bool kept_told;              // which was told
     uint64_t drain_started_ns;
     uint64_t drain_ns;
     uint64_t launches_seen; // at the last look for demand

@@ -19,6 +19,9 @@
 #define NVS_DRAIN_LOOK_NS UINT64_C(100000)
 #define NVS_DEFERRED_LOOK_NS UINT64_C(10000000)
 
+// How long memory that should move may be kept from it before that is told.
+#define NVS_KEPT_NS UINT64_C(2000000000)
+
 // How often freed memory is looked at that must not be waited for.
 #define NVS_SWEEP_LOOK_NS UINT64_C(10000000)
 
@@ -179,6 +182,23 @@ static bool nvs_quiet(const struct nvs_device *device) {
            (device->drain_classes == (NVS_LAUNCH | NVS_COPY) && device->drained);
 }
 
+// Says, once each time, what keeps memory from moving for long: the scheduler then counts on others. It is no part of
+// the drain, and the program still wants its turn, without which it may never end its capture.
+static void nvs_memory_kept(struct nvs_device *device, uint64_t now_ns) {
+    if (device->kept_since_ns == 0)
+        device->kept_since_ns = now_ns;
+    if (device->kept_told || now_ns - device->kept_since_ns < NVS_KEPT_NS)
+        return;
+    device->kept_told = true;
+    nvs_swap_failed(device, nvs_capture_any() ? "the program has a stream capture open"
+                                              : "work of another GPU may still be on the memory");
+}
+
+static void nvs_memory_not_kept(struct nvs_device *device) {
+    device->kept_since_ns = 0;
+    device->kept_told = false;
+}
+
 // Lets the device's memory move once nothing can touch it any more. False: something still can.
 static bool nvs_memory_rest(struct nvs_device *device) {
     if (device->memory_here)
@@ -209,8 +229,11 @@ static uint64_t nvs_device_held(struct nvs_device *device, uint64_t now_ns) {
     pthread_mutex_lock(&device->lock);
     device->demand = device->gate_waiters > 0;
     pthread_mutex_unlock(&device->lock);
-    if (!nvs_memory_rest(device))
+    if (!nvs_memory_rest(device)) {
+        nvs_memory_kept(device, now_ns);
         return now_ns + (nvs_capture_any() ? NVS_DEFERRED_LOOK_NS : NVS_DRAIN_LOOK_NS);
+    }
+    nvs_memory_not_kept(device);
     return NVS_CONTROL_NEVER_NS;
 }
 
@@ -234,6 +257,7 @@ static uint64_t nvs_device_tick(struct nvs_device *device, uint64_t now_ns) {
     nvs_drain_begin(device, held, now_ns);
     if (held != 0)
         return nvs_device_held(device, now_ns);
+    nvs_memory_not_kept(device);
     if (closed)
         (void)nvs_drain_settle(device); // marks the end of the slot's work
     return nvs_sooner(slot.until_ns, nvs_look(device, now_ns));

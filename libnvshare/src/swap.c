@@ -54,20 +54,24 @@ static uint64_t nvs_later(uint64_t a, uint64_t b) {
 
 // ---- Trouble
 
+void nvs_swap_failed(struct nvs_device *device, const char *reason) {
+    struct nvs_swap_figures *figures = &nvs_mover_of(device)->figures;
+    pthread_mutex_lock(&device->lock);
+    figures->failures++;
+    snprintf(figures->failure, sizeof(figures->failure), "%s", reason);
+    pthread_mutex_unlock(&device->lock);
+    nvs_log(NVS_LOG_WARN, "%s: memory cannot be moved: %s", device->uuid, reason);
+    nvs_control_poke((size_t)device->ordinal);
+}
+
 static void nvs_mover_troubled(struct nvs_device *device, const struct nvs_trouble *trouble) {
     struct nvs_mover *mover = nvs_mover_of(device);
     if (nvs_fault_is_final(trouble->result))
         nvs_fault_tell(device, trouble->result);
     bool fresh = mover->retry_ns == 0;
     mover->retry_ns = nvs_clock_ns() + (trouble->card ? NVS_RETRY_CARD_NS : NVS_RETRY_HOST_NS);
-    if (!fresh)
-        return;
-    pthread_mutex_lock(&device->lock);
-    mover->figures.failures++;
-    memcpy(mover->figures.failure, trouble->reason, sizeof(mover->figures.failure));
-    pthread_mutex_unlock(&device->lock);
-    nvs_log(NVS_LOG_WARN, "%s: memory cannot be moved: %s", device->uuid, trouble->reason);
-    nvs_control_poke((size_t)device->ordinal);
+    if (fresh)
+        nvs_swap_failed(device, trouble->reason);
 }
 
 static void nvs_mover_driver_troubled(struct nvs_device *device, const char *what, CUresult result) {

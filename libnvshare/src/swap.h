@@ -25,6 +25,9 @@ struct nvs_swap_figures {
 // Control thread: the memory is at rest, and the residency may have changed.
 void nvs_swap_wake(struct nvs_device *device);
 
+// Counts a failure to move memory, and tells it to the log and with the next report.
+void nvs_swap_failed(struct nvs_device *device, const char *reason);
+
 // The figures so far. Caller holds the device's lock.
 struct nvs_swap_figures nvs_swap_figures(const struct nvs_device *device);
 

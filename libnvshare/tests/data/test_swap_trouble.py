@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.data.conftest import MIB, RUNNING, WAITING, Run, ScriptedRelay
+from libnvshare.tests.data.conftest import MIB, RUNNING, STUCK, WAITING, Run, ScriptedRelay
 from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, end_right, move
 
 from nvshare.emulator import account, library_directory
@@ -22,7 +22,7 @@ def test_a_kernel_that_does_not_end_keeps_the_memory_and_when_it_ends_the_memory
     program.said()
     program.said()
     epoch = client.grant(may_launch=False, resident_bytes=0)
-    stuck = client.report_where(lambda report: report.epoch == epoch and report.state == 4)
+    stuck = client.report_where(lambda report: report.epoch == epoch and report.state == STUCK)
     assert stuck.resident_bytes == stuck.needed_bytes
     client.report_where(lambda report: report.resident_bytes == 0)
     program.tell()
@@ -61,6 +61,37 @@ def test_an_open_capture_keeps_the_memory_until_it_ends(relay: ScriptedRelay, ru
     program.tell()
     assert program.said() == {"right": True}
     program.end()
+
+
+def test_who_waits_at_the_gate_with_an_open_capture_says_that_it_keeps_the_memory(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(
+        FILLED.format(sizes="[64]")
+        + """
+    import threading
+    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+    ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    say(capturing=True)
+    hear()
+    threading.Thread(target=lambda: (gpu.use(), gpu.spin(MS), gpu.synchronize())).start()
+    hear()
+    ok(driver.cuStreamEndCapture(stream))
+    """
+        + CHECKS
+    )
+    client = relay.client_with_plan()
+    program.said()
+    program.said()
+    epoch = client.grant(may_launch=False, resident_bytes=0)
+    program.tell()
+    kept = client.report_where(lambda report: report.epoch == epoch and report.swap_failures > 0)
+    assert (kept.state, kept.demand, kept.resident_bytes) == (WAITING, True, kept.needed_bytes)  # it wants its turn
+    assert "stream capture" in kept.swap_failure
+    program.tell()
+    client.report_where(lambda report: report.resident_bytes == 0)
+    bring_back(client)
+    end_right(program)
 
 
 def test_a_capture_ends_with_its_context_and_keeps_nothing(relay: ScriptedRelay, run: Run) -> None:
