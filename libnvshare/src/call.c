@@ -1,6 +1,7 @@
 #include "call.h"
 
 #include "capture.h"
+#include "graph.h"
 #include "library.h"
 
 static const struct nvs_call nvs_call_unmanaged = {NULL, NULL, 0};
@@ -28,8 +29,12 @@ CUresult nvs_call_enter_slowly(struct nvs_call *call, enum nvs_class class, CUst
     CUcontext context;
     // A call inside a call comes from the driver or a profiler in it, and is part of the outer one.
     if (thread == NULL || atomic_load_explicit(&thread->calls, memory_order_relaxed) != 0 ||
-        nvs_device_current(&context) == NULL || nvs_capture_on(stream)) // a launch that is only captured is no launch
+        nvs_device_current(&context) == NULL)
         return CUDA_SUCCESS;
+    if (nvs_capture_on(stream)) { // a launch that is only captured is no launch
+        nvs_graph_captured(stream, context);
+        return CUDA_SUCCESS;
+    }
     uint64_t epoch = atomic_load_explicit(&nvs_hot.stream_epoch, memory_order_acquire);
     struct nvs_stream *record = NULL;
     for (unsigned i = 1; i < NVS_THREAD_STREAMS && record == NULL; i++) {
@@ -133,6 +138,34 @@ uint32_t nvs_call_names_all(uint32_t needs, const CUdeviceptr *to, const CUdevic
     for (size_t i = 0; to != NULL && from != NULL && i < count; i++)
         needs = nvs_call_names(needs, to[i], from[i]);
     return needs;
+}
+
+static uint32_t nvs_call_needs_of_operands(const CUmemcpy3DOperand *to, const CUmemcpy3DOperand *from) {
+    const CUmemcpy3DOperand *ends[2] = {to, from};
+    CUdeviceptr addresses[2] = {0, 0}; // of an array: none, its memory never leaves
+    unsigned on_card = 0;
+    for (int i = 0; i < 2; i++) {
+        if (ends[i]->type == CU_MEMCPY_OPERAND_TYPE_POINTER)
+            addresses[i] = ends[i]->op.ptr.ptr;
+        on_card += addresses[i] == 0 || (nvs_real.cuPointerGetAttribute != NULL && nvs_on_card(addresses[i]));
+    }
+    return nvs_call_names(on_card == 2 ? NVS_LAUNCH : NVS_COPY, addresses[0], addresses[1]);
+}
+
+uint32_t nvs_call_needs_of_3d_batch(const CUDA_MEMCPY3D_BATCH_OP *copies, size_t count) {
+    uint32_t devices = 0;
+    bool launches = false;
+    for (size_t i = 0; copies != NULL && i < count; i++) {
+        uint32_t needs = nvs_call_needs_of_operands(&copies[i].dst, &copies[i].src);
+        launches = launches || (needs & NVS_NEEDS_CLASS) == NVS_LAUNCH;
+        devices |= needs & ~NVS_NEEDS_CLASS;
+    }
+    return devices | (launches ? NVS_LAUNCH : NVS_COPY);
+}
+
+uint32_t nvs_call_needs_of_graph(CUgraphExec executable) {
+    uint32_t devices = nvs_graph_devices(executable);
+    return devices == 0 ? NVS_LAUNCH : NVS_LAUNCH | NVS_NEEDS_LOCKS | devices << NVS_NEEDS_DEVICES;
 }
 
 CUresult nvs_call_enter_others(struct nvs_call *call, enum nvs_class class, enum nvs_class class_of_others,

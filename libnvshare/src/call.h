@@ -12,8 +12,10 @@ struct nvs_call {
     uint32_t others; // bit d: it names memory of device d, which is not the stream's
 };
 
-// What a call needs: its class, and above it a bit for each device whose memory it names, as far as that is known.
+// What a call needs: its class, and above it a bit for each other device that it needs the memory of, as far as that is
+// known, or the lock.
 #define NVS_NEEDS_CLASS 3u
+#define NVS_NEEDS_LOCKS 4u
 #define NVS_NEEDS_DEVICES 16
 
 // The slow ways in: first call of a thread, an unknown stream, a closed gate.
@@ -29,6 +31,10 @@ enum nvs_class nvs_call_class_of_3d(const CUDA_MEMCPY3D *copy);
 // The same, and the devices whose memory is at these addresses (0: none).
 uint32_t nvs_call_names(uint32_t needs, CUdeviceptr one, CUdeviceptr other);
 uint32_t nvs_call_names_all(uint32_t needs, const CUdeviceptr *to, const CUdeviceptr *from, size_t count);
+
+// What a batch of copies needs, and a launch of a graph.
+uint32_t nvs_call_needs_of_3d_batch(const CUDA_MEMCPY3D_BATCH_OP *copies, size_t count);
+uint32_t nvs_call_needs_of_graph(CUgraphExec executable);
 
 // A call that needs memory of other devices (bits) to be there, too, or their locks: passes all their gates, or none.
 CUresult nvs_call_enter_others(struct nvs_call *call, enum nvs_class class, enum nvs_class class_of_others,
@@ -84,7 +90,8 @@ static inline CUresult nvs_call_enter_needs(struct nvs_call *call, uint32_t need
     enum nvs_class class = (enum nvs_class)(needs & NVS_NEEDS_CLASS);
     if (needs >> NVS_NEEDS_DEVICES == 0)
         return nvs_call_enter(call, class, stream);
-    return nvs_call_enter_others(call, class, NVS_COPY, needs >> NVS_NEEDS_DEVICES, stream);
+    enum nvs_class class_of_others = (needs & NVS_NEEDS_LOCKS) != 0 ? NVS_LAUNCH : NVS_COPY;
+    return nvs_call_enter_others(call, class, class_of_others, needs >> NVS_NEEDS_DEVICES, stream);
 }
 
 // Between nvs_call_enter and nvs_call_leave: what the call puts on its stream waits for a value, which the program

@@ -10,6 +10,8 @@
 #define EITHER_OF(to, from, count)                                                                                     \
     nvs_call_names_all(nvs_call_class_of_copies((to), (from), (count)), (to), (from), (count))
 #define NAMES_OF(copy, needs) ((copy) == NULL ? (needs) : nvs_call_names((needs), (copy)->dstDevice, (copy)->srcDevice))
+#define LAUNCH_OF(executable) nvs_call_needs_of_graph(executable)
+#define EITHER_OF_3D(copies, count) nvs_call_needs_of_3d_batch((copies), (count))
 #define EITHER_2D(copy) NAMES_OF((copy), nvs_call_class_of_2d(copy))
 #define EITHER_3D(copy) NAMES_OF((copy), nvs_call_class_of_3d(copy))
 

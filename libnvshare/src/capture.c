@@ -71,6 +71,16 @@ bool nvs_capture_on(CUstream stream) {
     return nvs_real.cuStreamIsCapturing(stream, &status) == CUDA_SUCCESS && status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+CUgraph nvs_capture_graph(CUstream stream) {
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    CUgraph graph = NULL;
+    if (nvs_real.cuStreamGetCaptureInfo_v2 == NULL ||
+        nvs_real.cuStreamGetCaptureInfo_v2(stream, &status, NULL, &graph, NULL, NULL) != CUDA_SUCCESS ||
+        status != CU_STREAM_CAPTURE_STATUS_ACTIVE)
+        return NULL;
+    return graph;
+}
+
 // Caller holds the lock. A stream in the list is about to be captured, although the driver may not say so yet.
 static bool nvs_capture_forbids(CUstream stream) {
     unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);

@@ -18,6 +18,9 @@ void nvs_capture_context_ended(CUcontext context);
 // True if this stream is capturing.
 bool nvs_capture_on(CUstream stream);
 
+// The graph that calls on this stream are captured into; NULL: none are, or the driver does not tell.
+CUgraph nvs_capture_graph(CUstream stream);
+
 // True while any capture is open. A stream can join one at any moment, so only its own threads may record on it then.
 bool nvs_capture_any(void);
 

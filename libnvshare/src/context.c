@@ -2,6 +2,7 @@
 #include "call.h"
 #include "capture.h"
 #include "footprint.h"
+#include "graph.h"
 #include "host_pool.h"
 #include "ipc.h"
 #include "library.h"
@@ -176,6 +177,8 @@ NVS_STREAM_END(cuStreamDestroy_v2)
         CUresult result = nvs_real.name(hStream, phGraph);                                                             \
         if (!nvs_capture_on(stream)) /* an end by the wrong thread leaves it open */                                   \
             nvs_capture_ended(stream);                                                                                 \
+        if (result == CUDA_SUCCESS)                                                                                    \
+            nvs_graph_ended(*phGraph);                                                                                 \
         return result;                                                                                                 \
     }
 

@@ -5,6 +5,7 @@
 #include "device.h"
 #include "driver.h"
 #include "footprint.h"
+#include "graph.h"
 #include "host_pool.h"
 #include "host_reserve.h"
 #include "ipc.h"
@@ -45,6 +46,7 @@ static void nvs_atfork_child(void) {
     nvs_devices_atfork_child();
     nvs_footprint_atfork_child();
     nvs_host_reserve_atfork_child();
+    nvs_graph_atfork_child();
     nvs_ipc_atfork_child();
     nvs_mempool_atfork_child();
 }

@@ -98,6 +98,11 @@ static CUcontext nvs_stream_context(CUcontext current, CUstream handle) {
     return context;
 }
 
+struct nvs_device *nvs_stream_device(CUcontext current, CUstream stream) {
+    CUcontext own = nvs_stream_context(current, stream);
+    return own == current ? nvs_device_current(NULL) : nvs_device_of_context(own);
+}
+
 struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context, CUstream handle) {
     struct nvs_device *device = nvs_device_current(NULL);
     if (device == NULL)
@@ -109,10 +114,9 @@ struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context,
     struct nvs_stream *stream = nvs_stream_search(device, context, name, owner);
     pthread_mutex_unlock(&device->lock);
     if (stream == NULL) {
-        CUcontext own = nvs_stream_context(context, name);
-        struct nvs_device *device_of_own = own == context ? device : nvs_device_of_context(own);
-        if (device_of_own != NULL)
-            stream = nvs_stream_have(device_of_own, own, name, thread, owner);
+        struct nvs_device *own = nvs_stream_device(context, name);
+        if (own != NULL)
+            stream = nvs_stream_have(own, nvs_stream_context(context, name), name, thread, owner);
     }
     if (stream == NULL || nvs_capture_any()) // while one is open each call asks whether it is captured
         return stream;

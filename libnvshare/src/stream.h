@@ -77,6 +77,9 @@ static inline uint64_t nvs_stream_launched(const struct nvs_stream *stream) {
 // The record of a stream, made if need be; remembered in the thread. NULL: no device, or no memory.
 struct nvs_stream *nvs_stream_find(struct nvs_thread *thread, CUcontext context, CUstream stream);
 
+// The device that a stream is of, where this context is current. NULL: none.
+struct nvs_device *nvs_stream_device(CUcontext current, CUstream stream);
+
 // A call on an idle stream is about to be made: notes when its work starts, and wakes the control thread.
 void nvs_stream_start(struct nvs_stream *stream);
 

@@ -166,3 +166,60 @@ def test_e11_memory_stays_while_a_copy_on_a_stream_of_its_device_is_in_flight_wh
     client.grant(second)
     assert program.said() == {"copied": True}
     program.end()
+
+
+def test_e11_a_copy_between_an_array_and_memory_waits_for_the_memory(relay: ScriptedRelay, run: Run) -> None:
+    # The emulated driver has no arrays: what counts is that it is not asked before.
+    program, client, second = two_devices(
+        relay,
+        run,
+        """
+    import ctypes
+    hear()
+    one.use()
+    assert ctypes.CDLL(None).cuMemcpyDtoA_v2(None, ctypes.c_size_t(0), ctypes.c_uint64(int(target)), 64) != 0
+    """,
+    )
+    client.grant(second, may_launch=False, resident_bytes=0)
+    client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes > 0)
+    program.tell()
+    assert program.silent(0.1)
+    client.grant(second)
+    assert program.said() == {"done": True}
+    program.tell()
+    program.said()
+
+
+def test_a3_a_graph_that_was_captured_on_two_devices_needs_both_locks(relay: ScriptedRelay, run: Run) -> None:
+    program, client, second = two_devices(
+        relay,
+        run,
+        """
+    streams, events = [], []
+    for gpu in (one, two):
+        gpu.use()
+        streams.append(ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)))
+        events.append(ok(driver.cuEventCreate(0)))
+    one.use()
+    ok(driver.cuStreamBeginCapture(streams[0], driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    one.spin(MS, streams[0])
+    ok(driver.cuEventRecord(events[0], streams[0]))
+    two.use()
+    ok(driver.cuStreamWaitEvent(streams[1], events[0], 0))
+    two.spin(MS, streams[1])
+    ok(driver.cuEventRecord(events[1], streams[1]))
+    one.use()
+    ok(driver.cuStreamWaitEvent(streams[0], events[1], 0))
+    graph = ok(driver.cuGraphInstantiate(ok(driver.cuStreamEndCapture(streams[0])), 0))
+    say(captured=True)
+    hear()
+    ok(driver.cuGraphLaunch(graph, streams[0]))""",
+    )
+    assert program.said() == {"captured": True}
+    client.revoke(second)
+    program.tell()
+    assert program.silent(0.1)
+    client.grant(second)
+    assert program.said() == {"done": True}
+    program.tell()
+    program.said()
