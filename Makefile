@@ -38,6 +38,8 @@ SCENARIOS ?= solo-large solo-small pair-small pair-large-serial launch-overhead 
 SOAK_MINUTES ?= 30
 
 PYTEST := $(BIN)/pytest --budgets tests/budgets.toml
+# Files of tests side by side: most tests wait more than they compute.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup build demo test test-system soak lint format bench wheels clean
 
@@ -73,11 +75,14 @@ demo: setup ## Share an emulated GPU among three programs that do not fit togeth
 	@$(BIN)/nvshare demo
 
 test: setup ## The tests that need no root and no Docker
-	@$(PYTEST) --ignore=tests/system -m "not heavy"
+	@$(PYTEST) $(SIDE_BY_SIDE) --ignore=tests/system -m "not heavy"
 
 test-system: setup ## The tests of wheels, users and linters, and the heavy ones; installs what they need
 	@tests/system/install
-	@status=0; $(PYTEST) tests/system || status=1; $(PYTEST) --ignore=tests/system -m heavy || status=1; exit $$status
+	@status=0; $(PYTEST) tests/system || status=1; \
+	$(PYTEST) $(SIDE_BY_SIDE) --ignore=tests/system -m "heavy and not alone" || status=1; \
+	$(PYTEST) --ignore=tests/system -m "heavy and alone" || status=1; \
+	exit $$status
 
 soak: setup ## Long-running: programs at three times the memory, one killed each 10 s; SOAK_MINUTES=30
 	@$(BIN)/python tests/soak/oversubscribed.py --minutes $(SOAK_MINUTES)

@@ -7,7 +7,7 @@ import pytest
 
 from live_node import GIB, MIB, MakeNode, Node, wait_until
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.alone]
 
 MILLISECOND_NS = 1_000_000
 NEXT_RUNS_WITHIN_NS = 100 * MILLISECOND_NS

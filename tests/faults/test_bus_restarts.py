@@ -7,7 +7,7 @@ import pytest
 from live_node import GIB, MakeNode, Node, wait_until
 from nvshare.bus.node_client import NodeError
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.alone]
 
 AGREEMENT_SECONDS = 2.0
 

@@ -12,7 +12,7 @@ import pytest
 from live_node import GIB, MIB, MakeNode, wait_until
 from nvshare.bus.node_client import NodeError
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.alone]
 
 AWAY_SECONDS = 10
 
