@@ -9,7 +9,7 @@ from nvshare.scheduler.model import Mode
 from nvshare.scheduler.policy import GIB, MIB, MILLISECOND_NS, SECOND_NS
 from nvshare.scheduler.simulated_memory import Swapping
 from nvshare.scheduler.simulated_program import Allocate, Compute, Program, Sleep, Step
-from nvshare.scheduler.simulator import Simulation
+from nvshare.scheduler.simulator import Faults, Simulation
 
 CARD = 16 * GIB
 PINNING = 4 * GIB  # per second
@@ -121,11 +121,18 @@ def test_a_slow_pool_lengthens_no_quantum_beyond_five_seconds_and_the_time_of_pi
     assert any(not program.may_launch for program in programs)
 
 
+def loading(pause_ns: int) -> list[Step]:
+    """A program of 12 GiB that asks for one small block after the other."""
+    steps: list[Step] = []
+    for _ in range(512):
+        steps += [Allocate(24 * MIB), Sleep(pause_ns)]
+    return steps
+
+
 def test_who_loads_in_its_own_quantum_keeps_its_headroom_although_another_waits() -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=3 * SECOND_NS)
     first = start(world, *LARGE, Compute(60 * SECOND_NS))
-    block: list[Step] = [Allocate(24 * MIB), Sleep(2 * MILLISECOND_NS)]
-    second = start(world, *block * 512, Compute(60 * SECOND_NS), start_ns=100 * MILLISECOND_NS)
+    second = start(world, *loading(2 * MILLISECOND_NS), Compute(60 * SECOND_NS), start_ns=100 * MILLISECOND_NS)
     while first.may_launch or first.grant is None:
         world.run(10 * MILLISECOND_NS)
     epoch = second.grant.epoch if second.grant else 0
@@ -134,3 +141,33 @@ def test_who_loads_in_its_own_quantum_keeps_its_headroom_although_another_waits(
     assert second.memory.swapped_out_bytes == 0
     assert second.grant is not None
     assert second.grant.epoch - epoch < 80
+
+
+def two_that_load(mode: Mode, delay_ns: int) -> tuple[Simulation, list[Program]]:
+    """Two that ask for small blocks at the same time, with messages that take `delay_ns` and more."""
+    late = Faults(least_delay_ns=delay_ns, most_delay_ns=2 * delay_ns)
+    world = Simulation(mode, CARD, quantum_ns=3 * SECOND_NS, faults=late)
+    steps = [*loading(MILLISECOND_NS), Compute(60 * SECOND_NS)]
+    return world, [start(world, *steps, start_ns=number * 20 * MILLISECOND_NS) for number in range(2)]
+
+
+def grants(programs: list[Program]) -> int:
+    return sum(program.grant.epoch for program in programs if program.grant)
+
+
+@pytest.mark.parametrize("delay_ns", [100_000, 2 * MILLISECOND_NS])
+def test_b2_who_loads_in_small_blocks_makes_others_leave_each_time_that_it_has_doubled(delay_ns: int) -> None:
+    world, (first, second) = two_that_load(Mode.AUTO, delay_ns)
+    world.run(2900 * MILLISECOND_NS)
+    assert world.link.moved_bytes == 0
+    before = grants([first])
+    world.run(2100 * MILLISECOND_NS)
+    assert second.footprint_bytes == 12 * GIB
+    assert grants([first]) - before < 20
+
+
+def test_b2_in_serial_mode_too_who_holds_the_lock_loads_without_a_grant_for_each_block() -> None:
+    world, programs = two_that_load(Mode.SERIAL, 2 * MILLISECOND_NS)
+    world.run(6 * SECOND_NS)
+    assert all(program.footprint_bytes == 12 * GIB for program in programs)
+    assert grants(programs) < 250

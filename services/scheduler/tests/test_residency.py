@@ -67,6 +67,21 @@ def test_room_is_promised_only_when_a_report_under_the_lower_grant_shows_it_free
     assert desk.grant("b").ceiling_bytes == 10 * GIB
 
 
+def test_headroom_that_was_used_while_it_was_taken_back_stays_with_who_has_a_place(make_desk: MakeDesk) -> None:
+    desk = make_desk(Mode.AUTO)
+    holding(desk, "a", 11 * GIB)
+    desk.follow("a")
+    desk.pass_time(SECOND_NS)
+    assert desk.grant("a").ceiling_bytes >= 11 * GIB + 512 * MIB
+    desk.join("b", **MOVES)
+    desk.follow("b", wanted_bytes=5 * GIB - 256 * MIB, allocation_waits=True)
+    assert desk.grant("a").ceiling_bytes < 11 * GIB + 512 * MIB
+    desk.report("a", footprint_bytes=11 * GIB + 512 * MIB, resident_bytes=11 * GIB + 512 * MIB)
+    assert desk.grant("a").ceiling_bytes == 11 * GIB + 512 * MIB
+    assert desk.grant("a").may_launch
+    assert desk.grant("b").ceiling_bytes < 5 * GIB - 256 * MIB
+
+
 def test_a_quantum_ends_only_when_somebody_waits(make_desk: MakeDesk) -> None:
     desk = two_of_12(make_desk)
     desk.follow("b", demand=False)

@@ -63,6 +63,7 @@ class Client:
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
     beyond_ns: int | None = None  # since when its wish is beyond its limit
     place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
+    placed_bytes: int = 0  # what it needed when it got that place
     arrived: bool = False  # in that place: all of its memory was on the card
     evicted_ns: int | None = None  # when it lost its place at the end of its quantum; None: it has one, or had none
     has_left: bool = False  # some of its memory was told to leave the card, at any time
@@ -245,8 +246,8 @@ class Client:
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True
             self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
-        self.has_left = self.has_left or report.swapped_out_bytes > 0
         if before is None:
+            self.has_left = report.swapped_out_bytes > 0
             self.grew_ns = self.progress_ns = self.revoked_ns = now_ns
             self.ceiling_bytes = max(self.resident_bytes, 0 if self.agreed else self.journal_bytes)
         else:

@@ -23,6 +23,14 @@ def take_spare(room: Room, clients: Sequence[Client], missing_bytes: int) -> Non
             room.set_ceiling(client, client.served_bytes)
 
 
+def keep_what_was_used(room: Room) -> None:
+    """Leaves to those that have a place the headroom that they used while it was taken back: they are charged with it
+    anyway, and nobody told what they have to leave."""
+    for client in room.clients:
+        if client.place_ns is not None and not client.must_leave and client.ceiling_bytes < client.needed_bytes:
+            room.set_ceiling(client, min(client.needed_bytes, client.charge_bytes))
+
+
 def keep_within_quotas(room: Room) -> None:
     """Takes back what allocations were promised beyond a quota that fell: two processes could each use their own part
     of it. What is in use stays."""

@@ -48,20 +48,20 @@ def loads_until_ns(client: Client, moment: Moment) -> int:
 
 
 def uses_headroom(client: Client, moment: Moment) -> bool:
-    """Whether the client, in its first quantum, will use its headroom at once: it has just grown."""
+    """Whether the client, in its own quantum, will use its headroom at once: it has just grown."""
     in_quantum = client.place_ns is not None and moment.now_ns < quantum_ends_ns(client, moment)
     grows = moment.now_ns < client.grew_ns + moment.policy.movable_quiet_ns
-    return client.swaps and not client.has_left and in_quantum and grows
+    return client.swaps and in_quantum and grows
 
 
 def ahead_bytes(client: Client, policy: Policy) -> int:
-    """How much a client that can be moved, and loads for the first time, should get beyond what it asks for: a quarter
-    of what it has, so that many small allocations do not cost a round trip each."""
-    if not client.swaps or client.has_left:
+    """How much a client that can be moved should get beyond what it asks for: as much again as it has grown since it
+    got its place, so that loading in many small allocations costs a round trip each time that it has doubled."""
+    if not client.swaps:
         return 0
-    quarter_bytes = client.needed_bytes // 4 // policy.step_bytes * policy.step_bytes
-    least_bytes = min(max(quarter_bytes, policy.step_bytes), policy.headroom_bytes)
-    return max(0, least_bytes - (client.wish_bytes - client.needed_bytes))
+    grown_bytes = max(0, client.needed_bytes - client.placed_bytes) if client.place_ns is not None else 0
+    least_bytes = min(max(grown_bytes, policy.step_bytes), policy.headroom_bytes)
+    return max(0, least_bytes // policy.step_bytes * policy.step_bytes - (client.wish_bytes - client.needed_bytes))
 
 
 def _is_older(one: Client, other: Client) -> bool:

@@ -34,7 +34,7 @@ from nvshare.scheduler.eviction import (
     quantum_ends_ns,
     spare_bytes,
 )
-from nvshare.scheduler.headroom import give_ahead, give_headroom, keep_within_quotas, take_spare
+from nvshare.scheduler.headroom import give_ahead, give_headroom, keep_what_was_used, keep_within_quotas, take_spare
 from nvshare.scheduler.limits import Bound
 from nvshare.scheduler.loading import ahead_bytes, older_loads_until, uses_headroom
 from nvshare.scheduler.model import PublishEvent, Ruling
@@ -70,6 +70,7 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     """Decides the ceilings. `bounds` says what each client may ever have, by its key: who asks for more is refused by
     its own library, and waits for nothing."""
     failures = note_failures(room.clients, moment)
+    keep_what_was_used(room)
     queue = Queue.of(room.clients, bounds, moment)
     find_hopeless(room.clients, queue.goals_bytes, room.capacity_bytes, moment)
     serving = _Serving(room, queue, dead, settling, moment)
@@ -139,7 +140,8 @@ class _Serving:
         short_bytes = self._take_spare_of(givers, need_bytes - have_bytes)
         chosen = None
         if self._left_bytes is None and not self._settling:
-            chosen = choose(givers, short_bytes)
+            grows = client is self._moment.holder
+            chosen = choose(givers, self._with_ahead(client, givers, short_bytes) if grows else short_bytes)
         if chosen is not None:
             self._make_leave(client, chosen)
             self._take(client, need_bytes)
@@ -154,8 +156,7 @@ class _Serving:
         givers = self._givers_for(client)
         givers.expired.clear()
         short_bytes = self._take_spare_of(givers, need_bytes - self._have_bytes(client))
-        more_bytes = min(ahead_bytes(client, self._moment.policy), sum(map(body_bytes, givers.waiting)))
-        chosen = choose(givers, short_bytes + more_bytes) or choose(givers, short_bytes)
+        chosen = choose(givers, self._with_ahead(client, givers, short_bytes))
         if chosen is None or self._room.quota_missing_bytes(client, self._goal_bytes(client)) > 0:
             return
         begins_ns, arrived = client.place_ns, client.arrived
@@ -209,7 +210,7 @@ class _Serving:
         self.served.append(client)
         if not client.swaps:
             client.grew_ns = self._moment.now_ns  # younger ones see that it loads
-        elif not client.coming:
+        elif not client.coming and client is not self._moment.holder:
             client.place_ns, client.arrived = None, False  # its quantum begins anew
 
     def _take_spare_of(self, givers: Givers, short_bytes: int) -> int:
@@ -222,6 +223,13 @@ class _Serving:
             spare = sum(map(spare_bytes, givers.spare))
         take_spare(self._room, givers.spare, short_bytes)
         return short_bytes - spare
+
+    def _with_ahead(self, client: Client, givers: Givers, short_bytes: int) -> int:
+        """Where others must leave anyway, those that wait give what the client will ask for next, too."""
+        if short_bytes <= 0:
+            return short_bytes
+        left_bytes = sum(map(body_bytes, (*givers.idle, *givers.waiting))) - short_bytes
+        return short_bytes + max(0, min(ahead_bytes(client, self._moment.policy), left_bytes))
 
     def _make_leave(self, client: Client, chosen: Sequence[tuple[Client, int]]) -> None:
         if chosen and not client.coming:
@@ -323,6 +331,7 @@ def _keep_books(client: Client, moment: Moment, outcome: Residency) -> None:
         client.place_ns, client.arrived = None, False
     elif client.place_ns is None:
         client.place_ns, client.arrived = moment.now_ns, client.resident_bytes >= client.needed_bytes
+        client.placed_bytes = client.needed_bytes
         client.evicted_ns = None
     leaves = client.swaps and client.resident_bytes > max(client.ceiling_bytes, client.staying_bytes)
     if not leaves:
