@@ -160,11 +160,18 @@ void nvs_device_context_ended(CUcontext context) {
     atomic_fetch_add_explicit(&nvs_context_epoch, 1, memory_order_acq_rel);
 }
 
+// The scheduler may wait for it before it takes memory away (decision 0008).
+static void nvs_device_pool_ready(void) {
+    for (size_t i = 0; i < nvs_device_count(); i++)
+        if (atomic_load_explicit(&nvs_devices[i].in_use, memory_order_acquire))
+            nvs_control_poke(i);
+}
+
 void nvs_device_use(struct nvs_device *device) {
     if (atomic_load_explicit(&device->in_use, memory_order_acquire))
         return;
     atomic_store_explicit(&device->in_use, true, memory_order_release);
-    nvs_pool_start();
+    nvs_pool_start(nvs_device_pool_ready);
     int error = nvs_control_start(&nvs_device_control_hooks);
     if (error != 0)
         nvs_log(NVS_LOG_ERROR, "cannot start the control thread: %s", strerror(error));

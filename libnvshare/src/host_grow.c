@@ -180,6 +180,19 @@ static bool shrink_one(void) {
     return true;
 }
 
+// Says once that all that is wished is ready: who waits for it need not wait for the next report.
+static void tell_when_ready(void) {
+    pthread_mutex_lock(&nvs_pool.lock);
+    uint64_t wish_bytes = nvs_pool.wish_bytes;
+    bool is_ready = wish_bytes > 0 && nvs_slots_ready_bytes(&nvs_pool.slots) >= wish_bytes;
+    bool tells = is_ready && nvs_pool.told_bytes != wish_bytes;
+    nvs_pool.told_bytes = is_ready ? wish_bytes : 0;
+    void (*ready)(void) = nvs_pool.ready;
+    pthread_mutex_unlock(&nvs_pool.lock);
+    if (tells && ready != NULL && !atomic_load(&nvs_pool.leaving))
+        ready();
+}
+
 // Until there may be something to do. Each second when growing failed, or something is to be given back.
 static void wait_for_work(void) {
     struct timespec until = nvs_pool_time_in(TRY_AGAIN_NS);
@@ -202,6 +215,7 @@ void *nvs_pool_run(void *unused) {
         (void)nvs_real.cuThreadExchangeStreamCaptureMode(&mode);
     while (!atomic_load(&nvs_pool.leaving)) {
         keep_room();
+        tell_when_ready();
         if (!register_one() && !grow_one() && !shrink_one())
             wait_for_work();
     }

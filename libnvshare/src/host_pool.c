@@ -49,8 +49,11 @@ static void ask_and_wait(void) {
         error = pthread_cond_timedwait(&nvs_pool.changed, &nvs_pool.lock, &until);
 }
 
-void nvs_pool_start(void) {
+void nvs_pool_start(void (*ready)(void)) {
     pthread_once(&conditions_once, make_conditions);
+    pthread_mutex_lock(&nvs_pool.lock);
+    nvs_pool.ready = ready;
+    pthread_mutex_unlock(&nvs_pool.lock);
     if (!nvs_segment_from_arena())
         return;
     pthread_mutex_lock(&nvs_pool.lock);
@@ -207,6 +210,7 @@ void nvs_pool_atfork_child(void) {
     nvs_slots_clear(&nvs_pool.slots);
     nvs_pool.waiting_slots = 0;
     nvs_pool.wish_bytes = 0;
+    nvs_pool.told_bytes = 0;
     nvs_pool.excess_ns = 0;
     nvs_pool.room_ns = 0;
     nvs_pool.kept = (struct nvs_segment_room){0, 0};

@@ -35,8 +35,10 @@ static inline size_t nvs_pool_slots(uint64_t bytes) {
 }
 
 // Before the first report of a device: starts the thread where there is a node arena, and waits at most 200 ms for its
-// first word, so that the report knows of it. Cheap afterwards, and without an arena.
-void nvs_pool_start(void);
+// first word, so that the report knows of it. Cheap afterwards, and without an arena. From now on `ready`, always the
+// same, is called by the pool's thread, with no lock held, when all that is wished has become ready, once for each
+// wish.
+void nvs_pool_start(void (*ready)(void));
 
 // Wishes that the pool has `bytes` in all, handed out or free, for all devices together. Grows in the background; what
 // it has beyond a lower wish it keeps for five seconds, then gives back piece by piece. Never waits. `context`: any

@@ -25,7 +25,9 @@ struct nvs_pool_state {
     struct nvs_slots slots;
     size_t waiting_slots; // that threads wait for
     uint64_t wish_bytes;
-    uint64_t failures; // times that growing failed
+    void (*ready)(void); // told when that much is; NULL: nobody is to be
+    uint64_t told_bytes; // the wish that it was told of last; 0: that is no more ready
+    uint64_t failures;   // times that growing failed
     char failure[NVS_POOL_REASON_SIZE];
     uint64_t try_again_ns; // not before, unless somebody waits
     uint64_t excess_ns;    // when what is more than wished goes, or the next part of it; 0: there is none

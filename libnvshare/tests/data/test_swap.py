@@ -1,5 +1,7 @@
 """Memory that moves: what leaves the card and what comes back, when, and that the program never notices."""
 
+from itertools import pairwise
+
 import pytest
 from libnvshare.tests.data.conftest import DRAINING, MIB, RUNNING, WAITING, Run, ScriptedRelay
 from libnvshare.tests.data.moving import CHECKS, FILLED, bring_back, end_right, move
@@ -40,6 +42,17 @@ def test_a5_only_as_much_leaves_as_the_target_asks_for(relay: ScriptedRelay, run
     assert more.swapped_out_bytes == more.needed_bytes - more.resident_bytes
     back = bring_back(client)
     assert back.swapped_in_bytes == back.swapped_out_bytes == more.swapped_out_bytes
+    end_right(program)
+
+
+def test_b2_that_host_memory_is_ready_is_reported_at_once(relay: ScriptedRelay, run: Run) -> None:
+    program = run(FILLED.format(sizes="[64]") + CHECKS)
+    client = relay.client_with_plan()
+    program.said()
+    client.grant(pool_bytes=64 * MIB)
+    client.report_where(lambda report: report.pool_bytes >= 64 * MIB)
+    before, ready = next(pair for pair in pairwise(client.reports) if pair[1].pool_bytes >= 64 * MIB)
+    assert ready.monotonic_ns - before.monotonic_ns < 900_000_000, "that was the heartbeat"
     end_right(program)
 
 

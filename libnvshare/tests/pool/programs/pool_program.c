@@ -9,6 +9,7 @@
 //   pinned GROUP     every slot is registered               -> yes / no
 //   present GROUP    every page is there                    -> yes / no
 //   room, ready, reserve BYTES                              -> bytes
+//   told             how often it was told that what is wished is ready -> times
 //   limit BYTES      this process may have so much more     -> ok
 //   refuse 0|1       the driver refuses to register         -> ok
 //   fork             what the child says                    -> ready BYTES taken 0|1
@@ -19,6 +20,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +88,12 @@ static bool each(size_t group, bool (*holds)(void *slot)) {
     return true;
 }
 
+static atomic_int times_told;
+
+static void count_told(void) {
+    atomic_fetch_add(&times_told, 1);
+}
+
 static unsigned char wanted;
 
 static bool holds_wanted(void *slot) {
@@ -150,6 +158,8 @@ static void obey(const char *word, long first, uint64_t second) {
         printf("%" PRIu64 "\n", nvs_pool_room_bytes());
     } else if (strcmp(word, "ready") == 0) {
         printf("%" PRIu64 "\n", nvs_pool_ready_bytes());
+    } else if (strcmp(word, "told") == 0) {
+        printf("%d\n", atomic_load(&times_told));
     } else if (strcmp(word, "reserve") == 0) {
         printf("%" PRIu64 "\n", nvs_pool_reserve((uint64_t)first));
     } else if (strcmp(word, "fork") == 0) {
@@ -185,7 +195,7 @@ int main(void) {
     (void)nvs_settings_read();
     fill_driver_table();
     pthread_atfork(nvs_pool_atfork_prepare, nvs_pool_atfork_parent, nvs_pool_atfork_child);
-    nvs_pool_start();
+    nvs_pool_start(count_told);
     char line[256], word[32];
     while (fgets(line, sizeof line, stdin) != NULL) {
         long first = 0;
