@@ -57,15 +57,14 @@ struct nvs_block {
     uint64_t address, bytes;
     bool used; // a block
     // Of a block; the caller's, the arena only keeps them:
-    bool ending;                 // it is being freed
-    uint32_t pins;               // reasons why it must stay on the card: bits of enum nvs_pin
-    bool synchronous;            // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
-    uint64_t asked_bytes;        // as the program asked
-    uint64_t identity;           // of the buffer, never used again
-    CUcontext context;           // that it was allocated in
-    struct nvs_mempool *pool;    // that it belongs to; NULL: none
-    struct nvs_stream *freed_on; // ending: it was freed in the order of this stream,
-    uint64_t freed_at;           // after so many of its calls; NULL: after all work so far
+    bool ending;              // it is being freed
+    uint32_t pins;            // reasons why it must stay on the card: bits of enum nvs_pin
+    bool synchronous;         // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
+    uint64_t asked_bytes;     // as the program asked
+    uint64_t identity;        // of the buffer, never used again
+    CUcontext context;        // that it was allocated in
+    struct nvs_mempool *pool; // that it belongs to; NULL: none
+    uint64_t freed_at;        // ending: it was freed in a stream's order, after so many of its calls
     struct nvs_block *next_ending;
     // Of a free span: bytes on extents from its start on, and up to its end.
     uint64_t head_bytes, tail_bytes;

@@ -152,30 +152,25 @@ static void nvs_memory_wait_for_card(struct nvs_device *device) {
     pthread_mutex_unlock(&device->lock);
 }
 
-// A block that this stream has freed and that fits, not much larger than what is asked for: on the same stream it may
-// be used again at once. Caller holds the memory's lock.
-static struct nvs_block **nvs_memory_reusable(struct nvs_memory *memory, const struct nvs_request *request) {
-    if (request->stream == NULL)
-        return NULL;
-    for (struct nvs_block **link = &memory->ending; *link != NULL; link = &(*link)->next_ending)
-        if ((*link)->freed_on == request->stream && (*link)->pool == request->pool &&
-            (*link)->bytes >= request->bytes &&
-            (*link)->bytes - request->bytes <= request->bytes / 8 + NVS_BLOCK_ALIGNMENT)
-            return link;
-    return NULL;
+// What the stream of the request has freed: on the same stream it may be used again at once. NULL: it is in the order
+// of none.
+static struct nvs_quarantine *nvs_memory_freed(const struct nvs_device *device, const struct nvs_request *request) {
+    return request->stream == NULL ? NULL : &request->stream->freed[device->ordinal];
 }
 
-// Finds a place whose bytes are reserved, waiting for the scheduler if need be, or a block to use again (the link to
-// it). Caller holds the memory's lock, which is given up meanwhile.
+// Finds a place whose bytes are reserved, waiting for the scheduler if need be, or a block to use again. Caller holds
+// the memory's lock, which is given up meanwhile.
 static CUresult nvs_memory_reserve(struct nvs_device *device, const struct nvs_request *request,
-                                   struct nvs_placement *placement, struct nvs_block ***reused) {
+                                   struct nvs_placement *placement, struct nvs_block **reused) {
+    const struct nvs_quarantine *freed = nvs_memory_freed(device, request);
     struct nvs_memory *memory = &device->memory;
     struct nvs_wish wish = {.device = device, .bytes = request->bytes};
     CUresult result;
     bool looked = false, waited = false;
     for (;;) {
-        *reused = nvs_memory_reusable(memory, request);
-        if (*reused == NULL && memory->ending != NULL && !looked) {
+        *reused = freed == NULL ? NULL : nvs_quarantine_find(freed, request->pool, request->bytes);
+        bool ending = memory->ending.first != NULL || memory->ordered > 0;
+        if (*reused == NULL && ending && !looked) {
             looked = true;
             pthread_mutex_unlock(&memory->lock);
             (void)nvs_memory_sweep(device, false);
@@ -189,7 +184,7 @@ static CUresult nvs_memory_reserve(struct nvs_device *device, const struct nvs_r
         result = placed ? nvs_footprint_try(&wish) : CUDA_ERROR_OUT_OF_MEMORY;
         if (result != CUDA_ERROR_NOT_READY)
             break;
-        bool waits = memory->ending == NULL || waited;
+        bool waits = !ending || waited;
         pthread_mutex_unlock(&memory->lock);
         if (waits)
             nvs_footprint_wait(&wish);
@@ -228,15 +223,14 @@ static struct nvs_block *nvs_memory_make(struct nvs_device *device, uint64_t byt
 static CUresult nvs_memory_try(struct nvs_device *device, const struct nvs_request *request, CUdeviceptr *address) {
     struct nvs_memory *memory = &device->memory;
     struct nvs_placement placement;
-    struct nvs_block **reused;
+    struct nvs_block *reused;
     pthread_mutex_lock(&memory->lock);
     CUresult result = nvs_memory_reserve(device, request, &placement, &reused);
     struct nvs_block *block = NULL;
     if (result == CUDA_SUCCESS && reused != NULL) {
-        block = *reused;
-        *reused = block->next_ending;
-        block->next_ending = NULL;
-        block->freed_on = NULL;
+        block = reused;
+        nvs_quarantine_remove(nvs_memory_freed(device, request), block);
+        memory->ordered--;
         block->ending = false;
     } else if (result == CUDA_SUCCESS) {
         block = nvs_memory_make(device, request->bytes, &placement, &result);

@@ -11,6 +11,7 @@
 
 #include "arena.h"
 #include "pin.h"
+#include "quarantine.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -25,11 +26,12 @@ struct nvs_memory {
     // Under lock:
     bool tried; // to reserve addresses
     struct nvs_arena arena;
-    bool exports;             // its extents can be handed to other processes as descriptors
-    bool rdma;                // its extents can be reached by other devices on the bus
-    CUcontext context;        // of the last allocation
-    struct nvs_block *ending; // blocks in quarantine
-    uint64_t identity;        // of the last block
+    bool exports;                 // its extents can be handed to other processes as descriptors
+    bool rdma;                    // its extents can be reached by other devices on the bus
+    CUcontext context;            // of the last allocation
+    struct nvs_quarantine ending; // blocks that were freed after all work so far
+    size_t ordered;               // blocks that were freed in the order of streams, and are in their quarantines
+    uint64_t identity;            // of the last block
 };
 
 // After a fork, and before first use: nothing is known.

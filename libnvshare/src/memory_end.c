@@ -25,10 +25,32 @@ static void nvs_memory_end(struct nvs_device *device, struct nvs_block *block) {
     nvs_memory_trim(device, from, to);
 }
 
-// Whether the work that a block was freed after is done. `all`: all work is.
-static bool nvs_memory_done(const struct nvs_block *block, bool all) {
-    return all || (block->freed_on != NULL &&
-                   atomic_load_explicit(&block->freed_on->completed, memory_order_acquire) >= block->freed_at);
+// What streams have freed of the device's memory: devices (bits) that have such streams. Caller holds the memory's
+// lock.
+static uint32_t nvs_memory_freeing(const struct nvs_device *device) {
+    uint32_t devices = 0;
+    for (size_t i = 0; device->memory.ordered > 0 && i < nvs_device_count(); i++) {
+        const struct nvs_stream *stream = atomic_load_explicit(&nvs_devices[i].streams, memory_order_acquire);
+        for (; stream != NULL; stream = stream->next)
+            if (stream->freed[device->ordinal].first != NULL)
+                devices |= 1u << i;
+    }
+    return devices;
+}
+
+// Ends what streams have come past the freeing of. Caller holds the memory's lock.
+static void nvs_memory_end_passed(struct nvs_device *device) {
+    for (size_t i = 0; device->memory.ordered > 0 && i < nvs_device_count(); i++) {
+        struct nvs_stream *stream = atomic_load_explicit(&nvs_devices[i].streams, memory_order_acquire);
+        for (; stream != NULL; stream = stream->next) {
+            struct nvs_quarantine *freed = &stream->freed[device->ordinal];
+            uint64_t completed = atomic_load_explicit(&stream->completed, memory_order_acquire);
+            while (freed->first != NULL && freed->first->freed_at <= completed) {
+                nvs_memory_end(device, nvs_quarantine_take(freed));
+                device->memory.ordered--;
+            }
+        }
+    }
 }
 
 bool nvs_memory_sweep(struct nvs_device *device, bool waits) {
@@ -37,29 +59,24 @@ bool nvs_memory_sweep(struct nvs_device *device, bool waits) {
         pthread_mutex_lock(&memory->lock);
     else if (pthread_mutex_trylock(&memory->lock) != 0)
         return false; // memory moves: look again
-    struct nvs_block *blocks = memory->ending;
-    memory->ending = NULL;
+    struct nvs_quarantine ending = memory->ending;
+    memory->ending = (struct nvs_quarantine){NULL, NULL};
+    uint32_t users = nvs_memory_freeing(device);
     pthread_mutex_unlock(&memory->lock);
-    if (blocks == NULL)
+    if (ending.first == NULL && users == 0)
         return true;
     // What is launched from now on has nothing to do with these blocks, but may with those that end meanwhile.
-    uint32_t users = nvs_memory_users(device);
+    users |= nvs_memory_users(device);
     bool all = !nvs_capture_any();
     for (size_t i = 0; i < nvs_device_count(); i++)
         if ((users >> i & 1) != 0)
             all = nvs_stream_finish(&nvs_devices[i], waits && all) && all;
     pthread_mutex_lock(&memory->lock);
-    while (blocks != NULL) {
-        struct nvs_block *next = blocks->next_ending;
-        if (nvs_memory_done(blocks, all)) {
-            nvs_memory_end(device, blocks);
-        } else {
-            blocks->next_ending = memory->ending;
-            memory->ending = blocks;
-        }
-        blocks = next;
-    }
-    bool none = memory->ending == NULL;
+    while (all && ending.first != NULL)
+        nvs_memory_end(device, nvs_quarantine_take(&ending));
+    nvs_quarantine_put_back(&memory->ending, &ending);
+    nvs_memory_end_passed(device);
+    bool none = memory->ending.first == NULL && memory->ordered == 0;
     pthread_mutex_unlock(&memory->lock);
     return none;
 }
@@ -74,10 +91,9 @@ CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address, struct 
     }
     nvs_memory_unpin(device, block);
     block->ending = true;
-    block->freed_on = stream;
     block->freed_at = calls;
-    block->next_ending = memory->ending;
-    memory->ending = block;
+    nvs_quarantine_add(stream == NULL ? &memory->ending : &stream->freed[device->ordinal], block);
+    memory->ordered += stream != NULL;
     nvs_mempool_freed(block->pool, block->asked_bytes);
     nvs_footprint_give(device, &(struct nvs_bytes){.footprint_bytes = block->asked_bytes});
     pthread_mutex_unlock(&memory->lock);

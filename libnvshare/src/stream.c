@@ -169,7 +169,10 @@ uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     if (nvs_real.cuCtxPushCurrent_v2(stream->context) != CUDA_SUCCESS) {
         nvs_stream_forget(stream); // the context was destroyed by a way that we do not see
     } else {
-        if (stream->owner == NULL && atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any())
+        // No mark behind the last one that there is room for: each would be one more operation on a stream that does
+        // not come on, and its queue blocks who fills it.
+        if (stream->owner == NULL && stream->count < NVS_MARKS &&
+            atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any())
             nvs_stream_mark(stream);
         (void)nvs_stream_retire(stream);
         if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)

@@ -47,6 +47,9 @@ struct nvs_stream {
     // many have completed.
     _Atomic uint64_t reached[NVS_DEVICES_MAX];
 
+    // What was freed in its order, of each device's memory: under that memory's lock.
+    struct nvs_quarantine freed[NVS_DEVICES_MAX];
+
     _Atomic uint64_t awaits;    // the last call so far that waits for a value, by its number; 0: none
     _Atomic uint64_t completed; // number of calls whose work has ended, as the marks say. Written under lock
     uint64_t drain_to;          // the drain waits until so many have. Only the control thread

@@ -106,6 +106,47 @@ def test_what_waits_for_room_gets_that_of_a_free_that_is_to_come(relay: Scripted
     program.end()
 
 
+def test_an_allocation_costs_the_same_behind_thousands_of_frees_that_are_to_come(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program = run(
+        """
+        import ctypes
+        gpu = Gpu()
+        memory = int(ok(driver.cuMemHostAlloc(4, 0)))
+        word = ctypes.c_uint32.from_address(memory)
+        word.value = 0
+        held = ok(driver.cuStreamCreate(1))
+
+        def least_ns():
+            took = []
+            for _ in range(60):
+                since_ns = now_ns()
+                block = ok(driver.cuMemAllocAsync(MIB, held))
+                took.append(now_ns() - since_ns)
+                blocks.append(block)
+            return sorted(took)[10]
+
+        blocks = []
+        for _ in range(1000):  # so that marks are far apart: a stream holds a thousand operations
+            gpu.spin(1000, held)
+        ok(driver.cuStreamWaitValue32(held, memory, 1, driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ))
+        before_ns = least_ns()
+        small = [ok(driver.cuMemAllocAsync(512, held)) for _ in range(8000)]
+        for block in small:
+            ok(driver.cuMemFreeAsync(block, held))
+        behind_ns = least_ns()
+        word.value = 1
+        ok(driver.cuStreamSynchronize(held))
+        say(before_ns=before_ns, behind_ns=behind_ns)
+        """
+    )
+    relay.client_with_plan()
+    words = program.said()
+    assert words["behind_ns"] < 4 * words["before_ns"], words
+    program.end()
+
+
 def test_a_pool_tells_what_is_used_of_it(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         """
