@@ -64,6 +64,8 @@ struct nvs_block {
     uint64_t identity;        // of the buffer, never used again
     CUcontext context;        // that it was allocated in
     struct nvs_mempool *pool; // that it belongs to; NULL: none
+    uint32_t imports;         // other processes that have it mapped, as far as they are known
+    bool ended;               // all its work has, and only its imports keep it
     uint64_t freed_at;        // ending: it was freed in a stream's order, after so many of its calls
     struct nvs_block *next_ending;
     // Of a free span: bytes on extents from its start on, and up to its end.

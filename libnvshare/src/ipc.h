@@ -1,11 +1,11 @@
 // Memory that processes of one user share by the handles of cuIpcGetMemHandle.
 //
 // The driver makes such handles for its own linear memory only, so those of the arena are ours: they name the process
-// that exports, by a secret of its own, and the block. A thread of the exporter, started at the first export, listens
-// on an abstract unix socket and hands the descriptors of the block's extents to processes of the same user that know
-// the secret; the importer maps them and answers questions about the addresses as the driver would. An exported block
-// stays on the card until it is freed. Imported bytes are the exporter's, and not counted again. Handles of others pass
-// on to the driver.
+// that exports, by a secret of its own, and the block. A thread of the exporter (ipc_serve.h), started at the first
+// export, listens on an abstract unix socket and hands the descriptors of the block's extents to processes of the same
+// user that know the secret; the importer maps them and answers questions about the addresses as the driver would, and
+// keeps the connection until it has closed them. An exported block stays on the card until it is freed and nobody has
+// it mapped. Imported bytes are the exporter's, and not counted again. Handles of others pass on to the driver.
 #ifndef NVS_IPC_H
 #define NVS_IPC_H
 

@@ -1,25 +1,19 @@
 // The exporter's side of ipc.h.
 #include "ipc.h"
 
-#include "background.h"
-#include "extent.h"
 #include "gang.h"
+#include "ipc_serve.h"
 #include "library.h"
 #include "log.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define NVS_IPC_BACKLOG 16
-#define NVS_EXPORT_PAUSE_MS 100 // while the process has no descriptor or memory left
 
 // Under the lock, under which no other is taken:
 static pthread_mutex_t nvs_export_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -39,118 +33,10 @@ bool nvs_ipc_is_own(uint64_t exporter) {
     return exporter == atomic_load_explicit(&nvs_exporter, memory_order_acquire);
 }
 
-// ---- Answering
-
-// The block's extents as descriptors, and the answer that says so; the caller closes them. NULL: no such block.
-static int *nvs_export_descriptors(const struct nvs_ipc_handle *handle, struct nvs_ipc_answer *answer,
-                                   uint64_t **extent_bytes) {
-    struct nvs_device *device = nvs_memory_device_of(handle->address);
-    if (device == NULL)
-        return NULL;
-    const struct nvs_arena *arena = &device->memory.arena;
-    int *descriptors = NULL;
-    pthread_mutex_lock(&device->memory.lock);
-    const struct nvs_block *block = nvs_arena_find_block(arena, handle->address);
-    if (block != NULL && block->address == handle->address && block->identity == handle->identity && !block->ending &&
-        (block->pins >> NVS_PIN_IPC & 1) != 0) {
-        size_t first = nvs_arena_extent_from(arena, block->address);
-        size_t end = nvs_arena_extent_from(arena, block->address + block->bytes - 1) + 1;
-        descriptors = calloc(end - first, sizeof(*descriptors));
-        *extent_bytes = calloc(end - first, sizeof(**extent_bytes));
-        *answer = (struct nvs_ipc_answer){block->address - arena->extents[first]->address, block->asked_bytes, 0, 0};
-        for (size_t i = first; descriptors != NULL && *extent_bytes != NULL && i < end; i++) {
-            int descriptor = -1;
-            if (nvs_real.cuMemExportToShareableHandle(&descriptor, arena->extents[i]->handle,
-                                                      CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) != CUDA_SUCCESS)
-                break;
-            descriptors[answer->extents] = descriptor;
-            (*extent_bytes)[answer->extents++] = arena->extents[i]->bytes;
-        }
-        if (answer->extents < end - first) { // part of a block is of no use
-            while (answer->extents > 0)
-                close(descriptors[--answer->extents]);
-            free(descriptors);
-            descriptors = NULL;
-        }
-    }
-    pthread_mutex_unlock(&device->memory.lock);
-    return descriptors;
-}
-
-static bool nvs_send(int connection, const void *data, size_t size, int descriptor) {
-    union {
-        struct cmsghdr header;
-        char room[CMSG_SPACE(sizeof(int))];
-    } control;
-    memset(&control, 0, sizeof(control));
-    struct iovec part = {(void *)data, size};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (descriptor >= 0) {
-        message.msg_control = control.room;
-        message.msg_controllen = sizeof(control.room);
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
-    }
-    return sendmsg(connection, &message, MSG_NOSIGNAL) == (ssize_t)size;
-}
-
 bool nvs_ipc_same_user(int connection) {
     struct ucred peer;
     socklen_t size = sizeof(peer);
     return getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
-}
-
-static bool nvs_export_knows_secret(const struct nvs_ipc_handle *handle) {
-    uint8_t differs = 0;
-    for (size_t i = 0; i < NVS_IPC_SECRET_BYTES; i++)
-        differs |= (uint8_t)(handle->secret[i] ^ nvs_export_secret[i]);
-    return handle->magic == NVS_IPC_MAGIC && differs == 0;
-}
-
-static void nvs_export_answer(int connection) {
-    struct nvs_ipc_handle handle;
-    struct timeval within = {NVS_IPC_ANSWER_SECONDS, 0};
-    bool trusted = nvs_ipc_same_user(connection);
-    if (trusted && (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &within, sizeof(within)) != 0 ||
-                    setsockopt(connection, SOL_SOCKET, SO_SNDTIMEO, &within, sizeof(within)) != 0 ||
-                    recv(connection, &handle, sizeof(handle), MSG_WAITALL) != (ssize_t)sizeof(handle)))
-        return;
-    if (!trusted || !nvs_export_knows_secret(&handle)) {
-        nvs_log_once(NVS_LOG_WARN, "refused a process that asked for exported memory without the right to it");
-        return;
-    }
-    struct nvs_ipc_answer answer = {0};
-    uint64_t *extent_bytes = NULL;
-    int *descriptors = nvs_export_descriptors(&handle, &answer, &extent_bytes);
-    bool sent = nvs_send(connection, &answer, sizeof(answer), -1);
-    for (uint32_t i = 0; i < answer.extents; i++) {
-        sent = sent && nvs_send(connection, &extent_bytes[i], sizeof(extent_bytes[i]), descriptors[i]);
-        close(descriptors[i]);
-    }
-    free(descriptors);
-    free(extent_bytes);
-}
-
-static void *nvs_export_serve(void *argument) {
-    int listener = (int)(intptr_t)argument;
-    while (!nvs_library_leaving()) {
-        int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-        if (connection < 0 && (errno == EBADF || errno == EINVAL || errno == ENOTSOCK)) {
-            nvs_log(NVS_LOG_WARN, "the program closed the socket that its exported memory is handed over by");
-            break;
-        }
-        if (connection < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-                (void)poll(NULL, 0, NVS_EXPORT_PAUSE_MS);
-            continue;
-        }
-        nvs_export_answer(connection);
-        close(connection);
-    }
-    return NULL;
 }
 
 // ---- Exporting
@@ -192,7 +78,7 @@ static bool nvs_export_start(void) {
     bool serves = nvs_export_listener >= 0;
     if (!serves) {
         memcpy(nvs_export_secret, secret, sizeof(secret));
-        serves = nvs_background_start(nvs_export_serve, (void *)(intptr_t)listener) == 0;
+        serves = nvs_ipc_serve(listener, secret);
         if (serves) {
             nvs_export_listener = listener;
             atomic_store_explicit(&nvs_exporter, exporter, memory_order_release);

@@ -32,6 +32,7 @@ struct nvs_import {
     uint64_t own_identity;
     CUcontext context; // that it was opened in
     struct nvs_device *device;
+    int connection; // the exporter counts the memory until it is closed
     unsigned uses;
     uint32_t parts;
     struct nvs_import_part part[];
@@ -114,15 +115,16 @@ static struct nvs_import *nvs_import_ask(const struct nvs_ipc_handle *handle, CU
         import->reserved_bytes += part->bytes;
         whole = import->reserved_bytes <= NVS_IMPORT_MAX_BYTES;
     }
-    close(connection);
     if (import != NULL) {
         whole = whole && answer.bytes > 0 && answer.offset_bytes < import->reserved_bytes &&
                 answer.bytes <= import->reserved_bytes - answer.offset_bytes;
         import->address = answer.offset_bytes; // until it is mapped
         import->bytes = answer.bytes;
+        import->connection = connection;
     }
     if (whole)
         return import;
+    close(connection);
     if (*result == CUDA_SUCCESS) // the exporter ended in the middle of its answer, or answers nonsense
         *result = CUDA_ERROR_INVALID_VALUE;
     for (uint32_t i = 0; import != NULL && i < import->parts; i++)
@@ -147,6 +149,7 @@ static void nvs_import_drop(struct nvs_import *import) {
         undone = nvs_real.cuMemAddressFree(import->reservation, import->reserved_bytes) == CUDA_SUCCESS && undone;
     if (!undone)
         nvs_log_once(NVS_LOG_ERROR, "the driver does not unmap imported memory: its addresses stay taken");
+    close(import->connection);
     free(import);
 }
 

@@ -88,6 +88,10 @@ CUresult nvs_memory_facts(struct nvs_device *device, CUdeviceptr address, struct
 CUresult nvs_memory_pin(struct nvs_device *device, CUdeviceptr address, uint64_t bytes, enum nvs_pin pin,
                         CUresult (*call)(struct nvs_block *block, void *argument), void *argument);
 
+// One process less has the block mapped (nvs_block.imports). What was freed meanwhile stays, pinned, until none has:
+// its physical memory stays on the card anyway.
+void nvs_memory_import_ended(struct nvs_device *device, uint64_t address, uint64_t identity);
+
 // Takes all pins off a block that ends. Caller holds the memory's lock.
 void nvs_memory_unpin(struct nvs_device *device, struct nvs_block *block);
 

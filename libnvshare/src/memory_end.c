@@ -16,8 +16,11 @@ static uint32_t nvs_memory_users(const struct nvs_device *device) {
     return users;
 }
 
-// Takes a block out of the arena. Caller holds the memory's lock.
+// Takes a block out of the arena, once no other process has it mapped. Caller holds the memory's lock.
 static void nvs_memory_end(struct nvs_device *device, struct nvs_block *block) {
+    block->ending = block->ended = true;
+    if (block->imports > 0)
+        return;
     uint64_t from = block->address, to = block->address + block->bytes;
     nvs_memory_unpin(device, block);
     nvs_mempool_ended(block->pool, block->bytes);
@@ -89,7 +92,8 @@ CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address, struct 
         pthread_mutex_unlock(&memory->lock);
         return CUDA_ERROR_INVALID_VALUE;
     }
-    nvs_memory_unpin(device, block);
+    if (block->imports == 0)
+        nvs_memory_unpin(device, block);
     block->ending = true;
     block->freed_at = calls;
     nvs_quarantine_add(stream == NULL ? &memory->ending : &stream->freed[device->ordinal], block);
@@ -100,6 +104,19 @@ CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address, struct 
     if (stream != NULL || !nvs_memory_sweep(device, true))
         nvs_control_poke((size_t)device->ordinal); // whose ticks look again
     return CUDA_SUCCESS;
+}
+
+void nvs_memory_import_ended(struct nvs_device *device, uint64_t address, uint64_t identity) {
+    struct nvs_memory *memory = &device->memory;
+    pthread_mutex_lock(&memory->lock);
+    struct nvs_block *block = nvs_arena_find_block(&memory->arena, address);
+    if (block != NULL && block->identity == identity && block->imports > 0) {
+        block->imports--;
+        if (block->ended)
+            nvs_memory_end(device, block);
+    }
+    pthread_mutex_unlock(&memory->lock);
+    nvs_control_poke((size_t)device->ordinal);
 }
 
 // ---- Contexts

@@ -125,6 +125,43 @@ def test_an_exported_block_is_pinned_until_it_is_freed(relay: ScriptedRelay, run
     client.report_where(lambda report: report.pinned_bytes == 0 and report.pinned_reason == "", since)
 
 
+def test_what_another_process_still_has_mapped_stays_counted_as_pinned_after_it_was_freed(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    source, client, words = exporter(relay, run)
+    target, _, _ = importer(relay, run, words["handle"])
+    held = client.report_where(lambda report: report.pinned_bytes > 0)
+    since = len(client.reports)
+    source.tell("free")
+    source.said()
+    freed = client.report_where(lambda report: report.footprint_bytes == 3 * MIB, since)
+    assert (freed.pinned_bytes, freed.needed_bytes) == (held.pinned_bytes, held.needed_bytes)
+    since = len(client.reports)
+    target.tell()
+    target.said()
+    client.report_where(lambda report: report.pinned_bytes == 0 and report.needed_bytes < held.needed_bytes, since)
+
+
+def test_what_a_process_had_mapped_that_has_died_is_given_back(relay: ScriptedRelay, run: Run) -> None:
+    source, client, words = exporter(relay, run)
+    target, _, _ = importer(relay, run, words["handle"])
+    source.tell("free")
+    source.said()
+    client.report_where(lambda report: report.footprint_bytes == 3 * MIB and report.pinned_bytes > 0)
+    since = len(client.reports)
+    target.close()
+    client.report_where(lambda report: report.pinned_bytes == 0, since)
+
+
+def test_who_says_nothing_keeps_no_importer_waiting(relay: ScriptedRelay, run: Run) -> None:
+    _, _, words = exporter(relay, run)
+    name = f"\0nvshare-ipc-{int.from_bytes(bytes.fromhex(words['handle'])[8:16], 'little'):016x}"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(name)
+        _, _, found = importer(relay, run, words["handle"])
+    assert found["result"] == "CUDA_SUCCESS"
+
+
 def test_a_handle_of_a_block_that_is_gone_is_invalid(relay: ScriptedRelay, run: Run) -> None:
     source, _, words = exporter(relay, run)
     source.tell("free")
