@@ -6,6 +6,7 @@
 #include "device.h"
 #include "drain.h"
 #include "host_pool.h"
+#include "host_reserve.h"
 #include "library.h"
 #include "log.h"
 #include "plan.h"
@@ -264,9 +265,9 @@ static uint64_t nvs_device_tick(struct nvs_device *device, uint64_t now_ns) {
 }
 
 static uint64_t nvs_tick(uint64_t now_ns) {
-    uint64_t next_ns = NVS_CONTROL_NEVER_NS;
     if (nvs_library_leaving())
-        return next_ns;
+        return NVS_CONTROL_NEVER_NS;
+    uint64_t next_ns = nvs_host_reserve_look(now_ns);
     for (size_t i = 0; i < nvs_device_count(); i++)
         nvs_memory_look(&nvs_devices[i]);
     for (size_t i = 0; i < nvs_device_count(); i++) {

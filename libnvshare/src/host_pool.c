@@ -162,6 +162,17 @@ uint64_t nvs_pool_reserve(uint64_t bytes) {
     return kept_bytes;
 }
 
+void nvs_pool_reserve_less(uint64_t from_bytes, uint64_t to_bytes) {
+    pthread_once(&conditions_once, make_conditions);
+    pthread_mutex_lock(&nvs_pool.lock);
+    if (nvs_pool.reserve_bytes == from_bytes) {
+        nvs_pool.reserve_bytes = to_bytes;
+        if (nvs_pool.started)
+            wake();
+    }
+    pthread_mutex_unlock(&nvs_pool.lock);
+}
+
 void nvs_pool_context_hold(void) {
     pthread_mutex_lock(&nvs_pool.registering);
 }

@@ -65,6 +65,9 @@ uint64_t nvs_pool_ready_bytes(void);
 // lower wish gives back what no segment was made of. Never on the control thread.
 uint64_t nvs_pool_reserve(uint64_t bytes);
 
+// Lowers that wish, if it still is `from_bytes`. Never waits.
+void nvs_pool_reserve_less(uint64_t from_bytes, uint64_t to_bytes);
+
 // Around the end of a context: nothing is registered in between. `ended`: what was registered in it is registered anew,
 // in the next context that nvs_pool_prepare() or nvs_pool_take() names.
 void nvs_pool_context_hold(void);

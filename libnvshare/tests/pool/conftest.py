@@ -1,8 +1,11 @@
 """The pool's test programs, built with sanitizers, on the emulated driver."""
 
 import os
+import queue
 import select
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +21,8 @@ MIB = 1 << 20
 SLOT = 16 * MIB
 SEGMENT = 256 * MIB
 DEADLINE_SECONDS = 20.0
+ARENA_PROCESS = FOLDER / "arena_process.py"
+TOTAL = 4 * SEGMENT  # of an arena
 
 
 def build_programs(folder: Path, sanitizer: str = "address,undefined") -> Path:
@@ -147,6 +152,42 @@ class Slots:
 
 class StartPool(Protocol):
     def __call__(self, **variables: str) -> Pool: ...
+
+
+class Arena:
+    """A process of arena_process.py that listens in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sums: queue.Queue[tuple[int, int]] = queue.Queue()
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, ARENA_PROCESS, self._folder, str(TOTAL)], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+
+    def _read(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.endswith("\n"):  # the last one may be torn
+                    reserved, made = line.split()
+                    self._sums.put((int(reserved), int(made)))
+
+    def until(self, right: Callable[[int, int], bool]) -> tuple[int, int]:
+        """Its reserved and made bytes, as soon as they are right."""
+        while True:
+            sums = self._sums.get(timeout=DEADLINE_SECONDS)
+            if right(*sums):
+                return sums
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture

@@ -1,54 +1,12 @@
 """The pool on memory that the relay makes: the real arena, in a process that can be killed."""
 
-import queue
 import signal
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.pool.conftest import DEADLINE_SECONDS, SEGMENT, SLOT, Pool, StartPool, environment
-
-PROCESS = Path(__file__).with_name("arena_process.py")
-TOTAL = 4 * SEGMENT
-
-
-class Arena:
-    """A process of arena_process.py that listens in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._sums: queue.Queue[tuple[int, int]] = queue.Queue()
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, PROCESS, self._folder, str(TOTAL)], stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-
-    def _read(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                if line.endswith("\n"):  # the last one may be torn
-                    reserved, made = line.split()
-                    self._sums.put((int(reserved), int(made)))
-
-    def until(self, right: Callable[[int, int], bool]) -> tuple[int, int]:
-        """Its reserved and made bytes, as soon as they are right."""
-        while True:
-            sums = self._sums.get(timeout=DEADLINE_SECONDS)
-            if right(*sums):
-                return sums
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+from libnvshare.tests.pool.conftest import SEGMENT, SLOT, TOTAL, Arena, Pool, StartPool, environment
 
 
 @pytest.fixture
