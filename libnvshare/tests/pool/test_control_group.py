@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.pool.conftest import MIB, SLOT, Pool, environment
-from libnvshare.tests.pool.test_node_arena import Arena
+from libnvshare.tests.pool.conftest import MIB, SLOT, Arena, Pool, environment
 
 LIMIT_BYTES = 320 * MIB
 SLOTS = 48  # 768 MiB
