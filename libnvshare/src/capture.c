@@ -4,59 +4,66 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-
-// More captures open at once than this are still counted, but not by stream: until they end, every stream is treated as
-// one.
-#define NVS_CAPTURES_MAX 64u
+#include <stdlib.h>
 
 // Covers the list and the count. Held over the driver's cuEventRecord; no other lock is taken under it.
 static pthread_mutex_t nvs_capture_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct nvs_captured {
     CUstream stream;
     CUcontext context; // that it was begun in
-} nvs_capturing[NVS_CAPTURES_MAX];
-static atomic_uint nvs_captures;
+} *nvs_capturing;
+static size_t nvs_capturing_room;
+static atomic_size_t nvs_captures;
 
-void nvs_capture_began(CUstream stream) {
-    CUcontext context = NULL;
-    (void)nvs_real.cuCtxGetCurrent(&context); // none: the driver will refuse the capture
-    pthread_mutex_lock(&nvs_capture_lock);
-    unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
-    if (count < NVS_CAPTURES_MAX)
-        nvs_capturing[count] = (struct nvs_captured){stream, context};
+// Caller holds the lock. False: no host memory.
+static bool nvs_capture_add(const struct nvs_captured *captured) {
+    size_t count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
+    if (count == nvs_capturing_room) {
+        size_t room = count == 0 ? 16 : 2 * count;
+        struct nvs_captured *grown = realloc(nvs_capturing, room * sizeof(*grown));
+        if (grown == NULL)
+            return false;
+        nvs_capturing = grown;
+        nvs_capturing_room = room;
+    }
+    nvs_capturing[count] = *captured;
     atomic_store_explicit(&nvs_captures, count + 1, memory_order_release);
+    return true;
+}
+
+// Caller holds the lock.
+static void nvs_capture_remove(size_t index) {
+    size_t last = atomic_load_explicit(&nvs_captures, memory_order_relaxed) - 1;
+    nvs_capturing[index] = nvs_capturing[last];
+    atomic_store_explicit(&nvs_captures, last, memory_order_release);
+}
+
+bool nvs_capture_began(CUstream stream) {
+    struct nvs_captured captured = {stream, NULL};
+    (void)nvs_real.cuCtxGetCurrent(&captured.context); // none: the driver will refuse the capture
+    pthread_mutex_lock(&nvs_capture_lock);
+    bool added = nvs_capture_add(&captured);
     pthread_mutex_unlock(&nvs_capture_lock);
     atomic_fetch_add_explicit(&nvs_hot.stream_epoch, 1,
                               memory_order_acq_rel); // each call now asks whether it is captured
+    return added;
 }
 
 void nvs_capture_ended(CUstream stream) {
-    if (atomic_load_explicit(&nvs_captures, memory_order_acquire) == 0)
-        return;
     pthread_mutex_lock(&nvs_capture_lock);
-    unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
-    unsigned known = count < NVS_CAPTURES_MAX ? count : NVS_CAPTURES_MAX;
-    bool found = false;
-    for (unsigned i = 0; i < known && !found; i++)
-        if (nvs_capturing[i].stream == stream) {
-            nvs_capturing[i] = nvs_capturing[known - 1];
-            found = true;
-        }
-    if (count > 0 && (found || count > NVS_CAPTURES_MAX))
-        atomic_store_explicit(&nvs_captures, count - 1, memory_order_release);
+    size_t count = atomic_load_explicit(&nvs_captures, memory_order_relaxed), i = 0;
+    while (i < count && nvs_capturing[i].stream != stream)
+        i++;
+    if (i < count)
+        nvs_capture_remove(i);
     pthread_mutex_unlock(&nvs_capture_lock);
 }
 
 void nvs_capture_context_ended(CUcontext context) {
     pthread_mutex_lock(&nvs_capture_lock);
-    unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
-    for (unsigned i = count < NVS_CAPTURES_MAX ? count : NVS_CAPTURES_MAX; i-- > 0;)
-        if (nvs_capturing[i].context == context) {
-            unsigned known = count < NVS_CAPTURES_MAX ? count : NVS_CAPTURES_MAX;
-            nvs_capturing[i] = nvs_capturing[known - 1];
-            count--;
-        }
-    atomic_store_explicit(&nvs_captures, count, memory_order_release);
+    for (size_t i = atomic_load_explicit(&nvs_captures, memory_order_relaxed); i-- > 0;)
+        if (nvs_capturing[i].context == context)
+            nvs_capture_remove(i);
     pthread_mutex_unlock(&nvs_capture_lock);
 }
 
@@ -83,12 +90,12 @@ CUgraph nvs_capture_graph(CUstream stream) {
 
 // Caller holds the lock. A stream in the list is about to be captured, although the driver may not say so yet.
 static bool nvs_capture_forbids(CUstream stream) {
-    unsigned count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
+    size_t count = atomic_load_explicit(&nvs_captures, memory_order_relaxed);
     if (count == 0)
         return false;
-    if (count > NVS_CAPTURES_MAX || stream == NULL || stream == CU_STREAM_LEGACY)
+    if (stream == NULL || stream == CU_STREAM_LEGACY)
         return true;
-    for (unsigned i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++)
         if (nvs_capturing[i].stream == stream && stream != CU_STREAM_PER_THREAD)
             return true;
     return nvs_capture_on(stream);

@@ -8,8 +8,8 @@
 
 #include "driver.h"
 
-// A capture began (ended) on this stream.
-void nvs_capture_began(CUstream stream);
+// A capture began (ended) on this stream. False: no host memory to remember it.
+bool nvs_capture_began(CUstream stream);
 void nvs_capture_ended(CUstream stream);
 
 // A context ended, and the captures that were begun in it.

@@ -162,9 +162,10 @@ NVS_STREAM_END(cuStreamDestroy_v2)
         CUresult result = nvs_call_enter_memory(&thread);                                                              \
         if (result != CUDA_SUCCESS)                                                                                    \
             return result;                                                                                             \
-        nvs_capture_began(stream); /* before it is one: from then on our own calls keep away */                        \
-        result = nvs_real.name args;                                                                                   \
-        if (result != CUDA_SUCCESS)                                                                                    \
+        /* Before it is one: from then on our own calls keep away. */                                                  \
+        bool began = nvs_capture_began(stream);                                                                        \
+        result = began ? nvs_real.name args : CUDA_ERROR_OUT_OF_MEMORY;                                                \
+        if (began && result != CUDA_SUCCESS)                                                                           \
             nvs_capture_ended(stream);                                                                                 \
         nvs_call_leave_memory(thread);                                                                                 \
         return result;                                                                                                 \

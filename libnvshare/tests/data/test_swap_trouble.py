@@ -94,13 +94,15 @@ def test_who_waits_at_the_gate_with_an_open_capture_says_that_it_keeps_the_memor
     end_right(program)
 
 
-def test_a_capture_ends_with_its_context_and_keeps_nothing(relay: ScriptedRelay, run: Run) -> None:
+@pytest.mark.parametrize("count", [1, 100])
+def test_captures_end_with_their_context_and_keep_nothing(count: int, relay: ScriptedRelay, run: Run) -> None:
     program = run(
         FILLED.format(sizes="[64]")
-        + """
+        + f"""
     other = ok(driver.cuCtxCreate(None, 0, 0))
-    stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
-    ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
+    for _ in range({count}):
+        stream = ok(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        ok(driver.cuStreamBeginCapture(stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED))
     ok(driver.cuCtxDestroy(other))
     gpu.use()
     say(destroyed=True)
