@@ -151,6 +151,12 @@ def test_e15_e16_the_builds_of_library_and_services_are_shown(reply: StatusReply
         assert words in text
 
 
+def test_the_sums_of_the_node_arena_are_shown_where_there_is_one(reply: StatusReply) -> None:
+    assert "arena" not in shown(reply)
+    reply.arena_bytes, reply.arena_reserved_bytes, reply.arena_made_bytes = 64 * GIB, 12 * GIB, 3 * GIB
+    assert "node arena: 12.0 GiB of 64.0 GiB reserved, 3.0 GiB made" in shown(reply)
+
+
 def test_a_client_without_a_connection_is_told_apart(reply: StatusReply) -> None:
     assert "disconnected" in shown(reply)
 

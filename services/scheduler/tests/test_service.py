@@ -22,7 +22,7 @@ from nvshare.emulator import library_directory
 from nvshare.scheduler.device_memory import Driver, Gpu
 from nvshare.scheduler.model import MemorySampled, Mode
 from nvshare.scheduler.modes import Sharing, load_sharing
-from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.policy import GIB, Policy
 from nvshare.scheduler.service import NodeShare, Scheduler
 from nvshare.v1 import client_pb2, control_pb2, node_pb2
 
@@ -128,6 +128,9 @@ class Node:
             peers=self.peers,
             version="0.0.9",
             build="relay-build",
+            arena_bytes=64 * GIB,
+            arena_reserved_bytes=12 * GIB,
+            arena_made_bytes=3 * GIB,
         )
         await self.bus.publish(subjects.relay(NODE), state)
 
@@ -219,6 +222,13 @@ async def test_status_shows_the_client_and_both_builds(node: Node) -> None:
     assert not status.settling
     assert status.gpus[0].total_bytes == 16 << 30
     assert [allocation.id for allocation in status.allocations] == ["a"]
+
+
+async def test_status_shows_the_sums_of_the_node_arena(node: Node) -> None:
+    await node.join((await node.gpu()).uuid, "a")
+    status = await node.status()
+    sums = (status.arena_bytes, status.arena_reserved_bytes, status.arena_made_bytes)
+    assert sums == (64 * GIB, 12 * GIB, 3 * GIB)
 
 
 async def test_a_status_before_the_relay_speaks_says_so(node: Node) -> None:

@@ -210,6 +210,11 @@ def _node_lines(reply: StatusReply) -> list[RenderableType]:
         f"relay {reply.relay_version} ({reply.relay_build}), heard {reply.relay_age_us / 1e6:.1f} s ago",
         *_library_lines(reply),
     ]
+    if reply.arena_bytes:
+        lines.append(
+            f"node arena: {format_bytes(reply.arena_reserved_bytes)} of {format_bytes(reply.arena_bytes)} reserved, "
+            f"{format_bytes(reply.arena_made_bytes)} made"
+        )
     if reply.settling:
         lines.append("just restarted: not every living client has spoken yet")
     if reply.unknown_messages or reply.malformed_messages:

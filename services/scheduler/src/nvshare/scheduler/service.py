@@ -326,6 +326,9 @@ class Scheduler:
             reply.relay_build = self._relay.build
             reply.relay_age_us = (now_ns - self._relay_heard_ns) // 1000
             reply.allocations.extend(self._relay.allocations)
+            reply.arena_bytes = self._relay.arena_bytes
+            reply.arena_reserved_bytes = self._relay.arena_reserved_bytes
+            reply.arena_made_bytes = self._relay.arena_made_bytes
         return reply
 
     async def _dump_history(self) -> None:
