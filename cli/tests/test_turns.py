@@ -6,12 +6,10 @@ from nvshare.cli.bench.survivor import recovered_ns
 from nvshare.cli.bench.timeline import SeenGrant, SeenReport
 from nvshare.cli.bench.turns import (
     finish_spread,
-    first_over_later,
     iteration_ns,
     longest_wait_seconds,
     revocations,
     switches,
-    ways_out,
 )
 
 MS = 1_000_000
@@ -72,27 +70,6 @@ def test_bytes_that_were_moved_belong_to_the_switch_in_which_they_were_reported(
     one, two = switches({"first": FIRST, "second": SECOND}, GRANTS, reports)
     assert (one.out_bytes, one.in_bytes) == (8 * GIB, 9 * GIB)
     assert (two.out_bytes, two.in_bytes) == (8 * GIB, 0)
-
-
-def test_a_first_way_out_is_compared_with_later_ones_byte_by_byte() -> None:
-    grants = [
-        SeenGrant(0, "first", True, 12 * GIB),
-        SeenGrant(1000 * MS, "first", False, 4 * GIB),
-        SeenGrant(2000 * MS, "first", True, 12 * GIB),
-        SeenGrant(3000 * MS, "first", False, 8 * GIB),
-    ]
-    reports = [
-        SeenReport(1200 * MS, "first", 8 * GIB, 12 * GIB, 4 * GIB, 0),
-        SeenReport(1400 * MS, "first", 4 * GIB, 12 * GIB, 8 * GIB, 0),
-        SeenReport(1900 * MS, "first", 4 * GIB, 12 * GIB, 8 * GIB, 0),
-        SeenReport(2500 * MS, "first", 12 * GIB, 12 * GIB, 8 * GIB, 8 * GIB),
-        SeenReport(3100 * MS, "first", 8 * GIB, 12 * GIB, 12 * GIB, 8 * GIB),
-    ]
-    first, later = ways_out(grants, reports)
-    assert (first.out_bytes, first.seconds) == (8 * GIB, 0.4)
-    assert (later.out_bytes, later.seconds) == (4 * GIB, 0.1)
-    assert first_over_later([first, later]) == pytest.approx(2.0)
-    assert first_over_later([first]) is None
 
 
 def test_a_program_that_had_not_begun_to_measure_says_nothing_about_a_switch() -> None:

@@ -15,7 +15,8 @@ from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, oversubscribed_node, run_from_start
 from nvshare.cli.bench.result import Row
 from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words
-from nvshare.cli.bench.turns import Switch, first_over_later, switches, ways_out
+from nvshare.cli.bench.turns import Switch, switches
+from nvshare.cli.bench.ways import Loading, first_over_later, loadings, swaps
 from nvshare.cli.bench.workload import LARGE, Bounds, Workload, numbered
 
 SECONDS = 30.0  # of the clock, waits included
@@ -27,13 +28,14 @@ FINE = ("--progress-ms", "0", "--batch-iterations", "1")
 
 @dataclass(frozen=True)
 class Exchange:
-    """Two programs that took turns. `first_over_later`: of the time per byte of a program's ways out; None: too few."""
+    """Two programs that took turns. `first_over_later`: of the time per byte of a program's ways; None: too few."""
 
     name: str
     status: str
     switches: tuple[Switch, ...]
     names: dict[str, str]  # of programs, by allocation
     first_over_later: float | None
+    loadings: tuple[Loading, ...]
 
     def rows(self, gpu: str, floor: Moved) -> list[Row]:
         """A line for each switch; `solo_ratio` is the floor over its time."""
@@ -63,7 +65,21 @@ class Exchange:
         }
         if self.first_over_later is not None:
             found["first_over_later"] = self.first_over_later
+        found |= self._loading()
         return {f"{prefix}{name}": value for name, value in found.items()}
+
+    def _loading(self) -> dict[str, float]:
+        """Of the slowest that loaded beside a full card, and its time per byte over the largest load before."""
+        beside = [one for one in self.loadings if one.beside]
+        alone = [one for one in self.loadings if not one.beside]
+        if not beside:
+            return {}
+        slowest = max(beside, key=lambda one: one.seconds)
+        found = {"loading_seconds": slowest.seconds, "loading_bytes": float(slowest.grown_bytes)}
+        largest = max(alone, key=lambda one: one.grown_bytes, default=None)
+        if largest is not None and largest.seconds:
+            found["loading_over_alone"] = slowest.seconds_per_byte / largest.seconds_per_byte
+        return found
 
 
 async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
@@ -72,9 +88,11 @@ async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
 
     `switch_seconds` is the median of all switches, `switch_over_floor` the same over a serial copy of the bytes that
     were moved for it; `standstill_seconds` from the leaving one's last kernel to the coming one's first;
-    `first_over_later` compares a program's first way off the card, byte for byte, with later ones. The variants have
-    prefixes. `managed_` and `checkpoint_` are the driver's ways for as many bytes
-    as one program has.
+    `first_over_later` compares the first ways of a program's memory off the card and back, byte for byte, with later
+    ones: the time in which it had to move (ways.py). `loading_seconds` is how long the second program took to load what
+    did not fit beside the first one, whose memory leaves for it meanwhile; `loading_over_alone` compares that, byte for
+    byte, with loading on a free card. The variants have prefixes. `managed_` and `checkpoint_` are the driver's ways
+    for as many bytes as one program has.
     """
     options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
     steps.expect(4 if options.emulated else 6)
@@ -121,8 +139,10 @@ async def _exchange(node: BenchNode, options: BenchOptions, name: str, jobs: Seq
     status = next((answer.status for answer in run.answers if not answer.correct), "ok")
     if status == "ok" and len(found) < FEWEST_SWITCHES:
         status = f"only {len(found)} switches"
-    first = first_over_later(ways_out(run.timeline.grants, run.timeline.reports))
-    return Exchange(name, status, found, dict(zip(run.allocations, run.names, strict=True)), first)
+    seen = run.timeline.grants, run.timeline.reports
+    loaded = loadings({allocation: progress[0][0] for allocation, progress in runs.items()}, *seen)
+    names = dict(zip(run.allocations, run.names, strict=True))
+    return Exchange(name, status, found, names, first_over_later(swaps(*seen)), tuple(loaded))
 
 
 async def _confined(

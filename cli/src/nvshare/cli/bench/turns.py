@@ -88,47 +88,6 @@ def switches(
     return found
 
 
-@dataclass(frozen=True)
-class WayOut:
-    """Memory left the card: from a revocation to the report of its last byte that left."""
-
-    allocation: str
-    out_bytes: int
-    seconds: float
-
-
-def ways_out(grants: Sequence[SeenGrant], reports: Sequence[SeenReport]) -> list[WayOut]:
-    """What left after each revocation until its client might launch again, and how long that took; in order."""
-    found: list[WayOut] = []
-    for revoked in revocations(grants):
-        own = [grant for grant in grants if grant.allocation == revoked.allocation]
-        back_ns = next((one.time_ns for one in own if one.time_ns > revoked.time_ns and one.may_launch), None)
-        told = [report for report in reports if report.allocation == revoked.allocation]
-        out_bytes = max((one.swapped_out_bytes for one in told if one.time_ns <= revoked.time_ns), default=0)
-        before_bytes, last_ns = out_bytes, revoked.time_ns
-        for report in told:
-            away = revoked.time_ns < report.time_ns and (back_ns is None or report.time_ns < back_ns)
-            if away and report.swapped_out_bytes > out_bytes:
-                out_bytes, last_ns = report.swapped_out_bytes, report.time_ns
-        if out_bytes > before_bytes:
-            seconds = (last_ns - revoked.time_ns) / 1e9
-            found.append(WayOut(revoked.allocation, out_bytes - before_bytes, seconds))
-    return found
-
-
-def first_over_later(ways: Sequence[WayOut]) -> float | None:
-    """Time per byte of the slowest first way out of a program over the median of all later ones; None: too few."""
-    first: dict[str, float] = {}
-    later: list[float] = []
-    for way in ways:
-        per_byte = way.seconds / way.out_bytes
-        if way.allocation in first:
-            later.append(per_byte)
-        else:
-            first[way.allocation] = per_byte
-    return max(first.values()) / median(later) if later else None
-
-
 def _next_to_run(runs: Mapping[str, Progress], grant: SeenGrant) -> tuple[str, int] | None:
     """Who made progress first after a revocation, and when its first kernel began; None: nobody else did."""
     first: list[tuple[int, str, int]] = []

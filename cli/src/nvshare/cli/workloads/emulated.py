@@ -156,10 +156,11 @@ class Blocks:
         card.result()
         self._ones = card.allocate(largest)
         card.fill(self._ones, largest // 4, 1.0)
-        self._blocks = [(card.allocate(size), size // 4) for size in training_step_blocks(memory_bytes - largest)]
+        self._blocks: list[tuple[int, int]] = []
+        for size in training_step_blocks(memory_bytes - largest):  # written one by one, as PyTorch does it
+            self._blocks.append((card.allocate(size), size // 4))
+            card.fill(*self._blocks[-1], float(seed))
         self._kernel_ns = kernel_ns // len(self._blocks)
-        for address, elements in self._blocks:
-            card.fill(address, elements, float(seed))
         self._launches = 0
 
     def step(self) -> None:
