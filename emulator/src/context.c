@@ -1,4 +1,4 @@
-/* Primary and created contexts: their beginning and end. */
+/* Primary, created and green contexts: their beginning and end. */
 #include <stdlib.h>
 
 #include "current.h"
@@ -123,6 +123,17 @@ EMU_EXPORT CUresult CUDAAPI cuCtxDestroy_v2(CUcontext context) {
     return emu_leave(CUDA_SUCCESS);
 }
 
+static CUresult retain_primary(struct emu_device *device) {
+    CUresult result = CUDA_SUCCESS;
+    if (!device->primary.active) {
+        device->primary.primary = true;
+        device->primary.references = 0;
+        result = activate(&device->primary, device, device->primary.flags);
+    }
+    device->primary.references += result == CUDA_SUCCESS ? 1 : 0;
+    return result;
+}
+
 EMU_EXPORT CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *retained, CUdevice handle) {
     struct emu_device *device = NULL;
     CUresult result = emu_enter();
@@ -130,13 +141,10 @@ EMU_EXPORT CUresult CUDAAPI cuDevicePrimaryCtxRetain(CUcontext *retained, CUdevi
         return result;
     }
     result = retained == NULL ? CUDA_ERROR_INVALID_VALUE : find_device(handle, &device);
-    if (result == CUDA_SUCCESS && !device->primary.active) {
-        device->primary.primary = true;
-        device->primary.references = 0;
-        result = activate(&device->primary, device, device->primary.flags);
+    if (result == CUDA_SUCCESS) {
+        result = retain_primary(device);
     }
     if (result == CUDA_SUCCESS) {
-        device->primary.references++;
         *retained = &device->primary;
     }
     return emu_leave(result);
@@ -192,4 +200,103 @@ EMU_EXPORT CUresult CUDAAPI cuDevicePrimaryCtxGetState(CUdevice handle, unsigned
         *active = device->primary.active ? 1 : 0;
     }
     return emu_leave(result);
+}
+
+/* ---- Green contexts: each has all of the card here. The handle is that of the context.
+ * -------------------------------------- */
+
+EMU_EXPORT CUresult CUDAAPI cuDeviceGetDevResource(CUdevice handle, CUdevResource *resource, CUdevResourceType type) {
+    int count = 0;
+    if (resource == NULL || type != CU_DEV_RESOURCE_TYPE_SM) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    CUresult result = cuDeviceGetAttribute(&count, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, handle);
+    if (result == CUDA_SUCCESS) {
+        *resource = (CUdevResource){.type = type, .sm = {.smCount = (unsigned)count}};
+    }
+    return result;
+}
+
+EMU_EXPORT CUresult CUDAAPI cuDevResourceGenerateDesc(CUdevResourceDesc *description, CUdevResource *resources,
+                                                      unsigned count) {
+    static char any;
+    if (description == NULL || resources == NULL || count == 0) {
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    *description = (CUdevResourceDesc)(void *)&any;
+    return CUDA_SUCCESS;
+}
+
+EMU_EXPORT CUresult CUDAAPI cuGreenCtxCreate(CUgreenCtx *made, CUdevResourceDesc description, CUdevice handle,
+                                             unsigned flags) {
+    struct emu_device *device = NULL;
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    bool is_valid = made != NULL && description != NULL && flags == CU_GREEN_CTX_DEFAULT_STREAM;
+    result = is_valid ? find_device(handle, &device) : CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS) {
+        result = retain_primary(device);
+    }
+    if (result != CUDA_SUCCESS) {
+        return emu_leave(result);
+    }
+    CUcontext context = calloc(1, sizeof *context);
+    result = context == NULL ? CUDA_ERROR_OUT_OF_MEMORY : activate(context, device, device->primary.flags);
+    if (result == CUDA_SUCCESS) {
+        context->green = true;
+        *made = (CUgreenCtx)(void *)context;
+    } else {
+        free(context);
+        device->primary.references--;
+    }
+    return emu_leave(result);
+}
+
+static CUcontext context_of(CUgreenCtx green) {
+    CUcontext context = (CUcontext)(void *)green;
+    return emu_context_is_valid(context) && context->green ? context : NULL;
+}
+
+EMU_EXPORT CUresult CUDAAPI cuGreenCtxDestroy(CUgreenCtx green) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    CUcontext context = context_of(green);
+    if (context == NULL) {
+        return emu_leave(CUDA_ERROR_INVALID_CONTEXT);
+    }
+    struct emu_device *device = context->device;
+    deactivate(context);
+    free(context);
+    if (device->primary.active && --device->primary.references == 0) {
+        deactivate(&device->primary);
+    }
+    return emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuCtxFromGreenCtx(CUcontext *context, CUgreenCtx green) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    if (context == NULL || context_of(green) == NULL) {
+        return emu_leave(context == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_INVALID_CONTEXT);
+    }
+    *context = context_of(green);
+    return emu_leave(CUDA_SUCCESS);
+}
+
+EMU_EXPORT CUresult CUDAAPI cuGreenCtxStreamCreate(CUstream *stream, CUgreenCtx green, unsigned flags, int priority) {
+    CUresult result = emu_enter();
+    if (result != CUDA_SUCCESS) {
+        return result;
+    }
+    CUcontext context = context_of(green);
+    if (stream == NULL || context == NULL || flags != CU_STREAM_NON_BLOCKING) {
+        return emu_leave(CUDA_ERROR_INVALID_VALUE);
+    }
+    return emu_leave(emu_stream_make(context, flags, priority, stream));
 }

@@ -180,6 +180,7 @@ struct CUctx_st {
     uint32_t magic;
     struct emu_device *device;
     bool primary;
+    bool green; /* has no memory of its own: that is the primary one's */
     bool active;
     unsigned flags;
     unsigned references; /* of a primary context */

@@ -67,7 +67,7 @@ CUresult emu_memory_allocate(CUcontext context, uint64_t bytes, CUmemoryPool poo
                               .bytes = bytes,
                               .kind = EMU_RANGE_DEVICE,
                               .device = device,
-                              .context = context,
+                              .context = context->green ? &device->primary : context,
                               .arena = &device->arena,
                               .backing = device->arena.descriptor,
                               .offset = offset,

@@ -57,6 +57,32 @@ static void nvs_context_release(CUcontext context, bool ended) {
 NVS_CONTEXT_END(cuCtxDestroy)
 NVS_CONTEXT_END(cuCtxDestroy_v2)
 
+// A green context is a way to use the primary one: it has streams of its own, but what was allocated in it lives on.
+NVS_EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx hCtx) {
+    CUcontext context = NULL;
+    if (!nvs_library_start() || nvs_real.cuGreenCtxDestroy == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (nvs_real.cuCtxFromGreenCtx == NULL || nvs_real.cuCtxFromGreenCtx(&context, hCtx) != CUDA_SUCCESS)
+        return nvs_real.cuGreenCtxDestroy(hCtx);
+    struct nvs_device *device = nvs_device_of_context(context);
+    nvs_context_hold(context);
+    CUresult result = nvs_real.cuGreenCtxDestroy(hCtx);
+    bool ended = result == CUDA_SUCCESS;
+    nvs_stream_context_release(context, ended);
+    if (ended && device != NULL) {
+        CUcontext primary = atomic_load_explicit(&device->primary_context, memory_order_acquire);
+        nvs_footprint_context_replaced(context, primary);
+        nvs_memory_context_replaced(device, context, primary);
+    }
+    if (ended) {
+        nvs_capture_context_ended(context);
+        nvs_device_context_ended(context);
+    }
+    nvs_pool_context_release(context, ended);
+    nvs_swap_context_release();
+    return result;
+}
+
 #define NVS_CONTEXT_USE(name, context, params, args)                                                                   \
     NVS_EXPORT CUresult name params {                                                                                  \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \

@@ -117,6 +117,14 @@ void nvs_footprint_context_ended(CUcontext context) {
             nvs_footprint_release(&nvs_devices[i], bytes[i]);
 }
 
+void nvs_footprint_context_replaced(CUcontext context, CUcontext other) {
+    pthread_mutex_lock(&nvs_table_lock);
+    for (size_t i = 0; i < nvs_table_size; i++)
+        if (nvs_table[i].key != 0 && nvs_table[i].context == context)
+            nvs_table[i].context = other;
+    pthread_mutex_unlock(&nvs_table_lock);
+}
+
 static uint64_t nvs_distance(uint64_t a, uint64_t b) {
     return a > b ? a - b : b - a;
 }

@@ -71,6 +71,9 @@ void nvs_footprint_freed(const struct nvs_allocation *allocation, CUresult resul
 // A context ended, and all its allocations with it.
 void nvs_footprint_context_ended(CUcontext context);
 
+// A green context ended: its allocations are the other one's.
+void nvs_footprint_context_replaced(CUcontext context, CUcontext other);
+
 void nvs_footprint_atfork_child(void);
 
 #endif

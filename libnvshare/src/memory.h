@@ -66,6 +66,9 @@ bool nvs_memory_sweep(struct nvs_device *device, bool waits);
 // A context has ended, and its allocations with it.
 void nvs_memory_context_ended(CUcontext context);
 
+// A green context of the device has ended: what was allocated in it is the other one's.
+void nvs_memory_context_replaced(struct nvs_device *device, CUcontext context, CUcontext other);
+
 // Another device may access this one's memory from now on: what is there, and what will be. Waits until it is there.
 // NULL: no device.
 void nvs_memory_share(struct nvs_device *device, struct nvs_device *accessor);

@@ -149,6 +149,16 @@ void nvs_memory_context_ended(CUcontext context) {
             nvs_memory_end_context(&nvs_devices[i], context);
 }
 
+void nvs_memory_context_replaced(struct nvs_device *device, CUcontext context, CUcontext other) {
+    struct nvs_memory *memory = &device->memory;
+    pthread_mutex_lock(&memory->lock);
+    struct nvs_block *block = nvs_arena_next_block(&memory->arena, memory->arena.address);
+    for (; block != NULL; block = nvs_arena_next_block(&memory->arena, block->address + block->bytes))
+        block->context = block->context == context ? other : block->context;
+    memory->context = memory->context == context ? other : memory->context;
+    pthread_mutex_unlock(&memory->lock);
+}
+
 CUcontext nvs_memory_context(struct nvs_device *device) {
     CUcontext context = device->memory.context;
     return context != NULL ? context : atomic_load_explicit(&device->primary_context, memory_order_acquire);

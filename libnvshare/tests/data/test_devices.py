@@ -1,6 +1,7 @@
 """Several devices in one process: each has its own lock (E11, A3)."""
 
 from libnvshare.tests.data.conftest import Client, Program, Run, ScriptedRelay
+from libnvshare.tests.data.moving import bring_back, move
 
 TWO_DEVICES = """
     one, two = Gpu(0), Gpu(1)
@@ -223,3 +224,66 @@ def test_a3_a_graph_that_was_captured_on_two_devices_needs_both_locks(relay: Scr
     assert program.said() == {"done": True}
     program.tell()
     program.said()
+
+
+# A green context of a device, its stream, and the context to make current.
+GREEN = """
+    def green_context(device):
+        resource = ok(driver.cuDeviceGetDevResource(device, driver.CUdevResourceType.CU_DEV_RESOURCE_TYPE_SM))
+        description = ok(driver.cuDevResourceGenerateDesc([resource], 1))
+        flags = driver.CUgreenCtxCreate_flags.CU_GREEN_CTX_DEFAULT_STREAM
+        green = ok(driver.cuGreenCtxCreate(description, device, flags))
+        stream = ok(driver.cuGreenCtxStreamCreate(green, driver.CUstream_flags.CU_STREAM_NON_BLOCKING, 0))
+        return green, stream, ok(driver.cuCtxFromGreenCtx(green))
+"""
+
+
+def test_a_launch_on_a_stream_of_a_green_context_waits_for_the_lock_of_its_device(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    program, client, second = two_devices(
+        relay,
+        run,
+        GREEN
+        + """
+    _, stream, _ = green_context(two.device)
+    hear()
+    one.use()
+    ok(driver.cuMemsetD8Async(target, 7, 4 * MIB, stream))
+    ok(driver.cuStreamSynchronize(stream))
+    """,
+    )
+    client.revoke(second)
+    program.tell()
+    assert program.silent(0.1)
+    client.grant(second)
+    assert program.said() == {"done": True}
+    program.tell()
+    program.said()
+
+
+def test_memory_of_a_green_context_outlives_it_and_moves(relay: ScriptedRelay, run: Run) -> None:
+    program = run(
+        GREEN
+        + """
+    gpu = Gpu()
+    green, stream, context = green_context(gpu.device)
+    ok(driver.cuCtxSetCurrent(context))
+    held = gpu.allocate(20 * MIB)
+    ok(driver.cuMemsetD8Async(held, 6, 20 * MIB, stream))
+    ok(driver.cuStreamSynchronize(stream))
+    gpu.use()
+    ok(driver.cuStreamDestroy(stream))
+    ok(driver.cuGreenCtxDestroy(green))
+    say(destroyed=True)
+    hear()
+    say(last=gpu.read(held + 20 * MIB - 1, 1)[0])
+    """
+    )
+    client = relay.client_with_plan()
+    program.said()
+    move(client, 0)
+    bring_back(client)
+    program.tell()
+    assert program.said() == {"last": 6}
+    program.end()
