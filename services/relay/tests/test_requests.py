@@ -137,9 +137,9 @@ async def test_a_user_has_a_bounded_number_of_allocations(shop: Shop) -> None:
 async def test_only_its_owner_and_admins_release_an_allocation(shop: Shop) -> None:
     first, second = await shop.allocate(1000), await shop.allocate(1000)
     shop.admins.add(1)
-    assert "another user's" in shop.requests.release(1001, ReleaseRequest(id=first)).error
-    assert shop.requests.release(1000, ReleaseRequest(id=first)).error == ""
-    assert shop.requests.release(1, ReleaseRequest(id=second)).error == ""
+    assert "another user's" in (await shop.requests.release(1001, ReleaseRequest(id=first))).error
+    assert (await shop.requests.release(1000, ReleaseRequest(id=first))).error == ""
+    assert (await shop.requests.release(1, ReleaseRequest(id=second))).error == ""
     assert list(shop.folders) == []
 
 

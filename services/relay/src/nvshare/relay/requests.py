@@ -8,8 +8,10 @@ remove.
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
+from google.protobuf.message import Message
 
 from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
@@ -27,6 +29,8 @@ from nvshare.v1.control_pb2 import (
     ReleaseReply,
     ReleaseRequest,
 )
+
+RequestT = TypeVar("RequestT", AllocateRequest, QuotaRequest, ReleaseRequest)
 
 _IDLE_SECONDS = 60.0
 _MAX_REQUESTERS_PER_USER = 64
@@ -50,30 +54,21 @@ class Requests:
         answer: who gets it is known by then.
         """
 
-        async def allocate(subject: str, request: AllocateRequest) -> None:
-            user = _requester(subject, request.reply_token)
-            if user is not None:
-                answer = await self.allocate(user.uid, request)
-                await publish_state()
-                await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
+        async def serve_verb(
+            verb: str, request_type: type[RequestT], serve: Callable[[int, RequestT], Awaitable[Message]]
+        ) -> None:
+            async def handle(subject: str, request: RequestT) -> None:
+                user = _requester(subject, request.reply_token)
+                if user is not None:
+                    answer = await serve(user.uid, request)
+                    await publish_state()
+                    await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
 
-        async def release(subject: str, request: ReleaseRequest) -> None:
-            user = _requester(subject, request.reply_token)
-            if user is not None:
-                answer = self.release(user.uid, request)
-                await publish_state()
-                await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
+            await bus.subscribe(subjects.user_any(node, verb), request_type, handle)
 
-        async def quota(subject: str, request: QuotaRequest) -> None:
-            user = _requester(subject, request.reply_token)
-            if user is not None:
-                answer = await self.quota(user.uid, request)
-                await publish_state()
-                await bus.publish(subjects.reply(node, user.uid, request.reply_token), answer)
-
-        await bus.subscribe(subjects.user_any(node, "quota"), QuotaRequest, quota)
-        await bus.subscribe(subjects.user_any(node, "allocate"), AllocateRequest, allocate)
-        await bus.subscribe(subjects.user_any(node, "release"), ReleaseRequest, release)
+        await serve_verb("quota", QuotaRequest, self.quota)
+        await serve_verb("allocate", AllocateRequest, self.allocate)
+        await serve_verb("release", ReleaseRequest, self.release)
 
     def asked_by(self, uid: int, reply_token: str, process: Process) -> None:
         """`process` is sending the request `reply_token` of `uid`."""
@@ -98,7 +93,7 @@ class Requests:
         _log.info("allocated", allocation=allocation.id, uid=uid, name=allocation.name)
         return AllocateReply(id=allocation.id, socket=str(socket_path))
 
-    def release(self, uid: int, request: ReleaseRequest) -> ReleaseReply:
+    async def release(self, uid: int, request: ReleaseRequest) -> ReleaseReply:
         """Ends an allocation of `uid`, or of anybody for an admin: at once, or when its last process has ended."""
         allocation = self._folders.get(request.id)
         refusal = self._refusal(uid, request.id, allocation)
