@@ -1,70 +1,29 @@
 /* The memory that the driver knows, as ranges of addresses. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "driver.h"
+#include "sorted.h"
 
-static struct {
-    struct emu_range *ranges; /* sorted by start */
-    size_t count;
-    size_t room;
-    uint64_t last_id;
-} memory;
-
-/* The first range that starts after the address. */
-static size_t upper_bound(uint64_t address) {
-    size_t low = 0;
-    size_t high = memory.count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (memory.ranges[middle].start <= address) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
+static struct emu_sorted memory = {.item_bytes = sizeof(struct emu_range)};
 
 struct emu_range *emu_range_find(uint64_t address) {
-    size_t index = upper_bound(address);
-    if (index == 0) {
-        return NULL;
-    }
-    struct emu_range *range = &memory.ranges[index - 1];
-    return address - range->start < range->bytes ? range : NULL;
+    return emu_sorted_find(&memory, address);
 }
 
 struct emu_range *emu_range_from(uint64_t address) {
-    size_t index = address == 0 ? 0 : upper_bound(address - 1);
-    return index < memory.count ? &memory.ranges[index] : NULL;
+    size_t index = address == 0 ? 0 : emu_sorted_after(&memory, address - 1);
+    return index < memory.count ? emu_sorted_at(&memory, index) : NULL;
 }
 
 struct emu_range *emu_range_add(const struct emu_range *range) {
-    if (memory.count == memory.room) {
-        size_t room = memory.room == 0 ? 64 : 2 * memory.room;
-        struct emu_range *grown = realloc(memory.ranges, room * sizeof *grown);
-        if (grown == NULL) {
-            return NULL;
-        }
-        memory.ranges = grown;
-        memory.room = room;
+    static uint64_t last_id;
+    struct emu_range *added = emu_sorted_add(&memory, range);
+    if (added != NULL) {
+        added->id = ++last_id;
     }
-    size_t index = upper_bound(range->start);
-    memmove(&memory.ranges[index + 1], &memory.ranges[index], (memory.count - index) * sizeof *memory.ranges);
-    memory.ranges[index] = *range;
-    memory.ranges[index].id = ++memory.last_id;
-    memory.count++;
-    return &memory.ranges[index];
+    return added;
 }
 
 void emu_range_remove(uint64_t start) {
-    size_t index = upper_bound(start);
-    if (index == 0 || memory.ranges[index - 1].start != start) {
-        return;
-    }
-    memmove(&memory.ranges[index - 1], &memory.ranges[index], (memory.count - index) * sizeof *memory.ranges);
-    memory.count--;
+    emu_sorted_remove(&memory, start);
 }
 
 static uint32_t device_bit(const struct emu_device *device) {
@@ -121,13 +80,13 @@ bool emu_is_host_pinned(uint64_t address, uint64_t bytes) {
 }
 
 bool emu_range_overlaps(uint64_t start, uint64_t bytes) {
-    size_t next = upper_bound(start);
-    return emu_range_find(start) != NULL || (next < memory.count && memory.ranges[next].start < start + bytes);
+    const struct emu_range *next = emu_range_from(start);
+    return emu_range_find(start) != NULL || (next != NULL && next->start < start + bytes);
 }
 
 void emu_memory_end_context(CUcontext context) {
     for (size_t index = memory.count; index > 0; index--) {
-        const struct emu_range *range = &memory.ranges[index - 1];
+        const struct emu_range *range = emu_sorted_at(&memory, index - 1);
         if (range->context == context && range->kind != EMU_RANGE_MAPPED) {
             emu_memory_free_range(range);
         }

@@ -1,73 +1,14 @@
 /* Virtual memory management: reserved addresses, mappings and access. */
 #define _GNU_SOURCE
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "physical.h"
+#include "sorted.h"
 
-struct reservation {
-    uint64_t start;
-    uint64_t bytes;
-};
-
-static struct {
-    struct reservation *reservations; /* sorted by start */
-    size_t count;
-    size_t room;
-} reserved;
-
-/* The first reservation that starts after the address. */
-static size_t upper_bound(uint64_t address) {
-    size_t low = 0;
-    size_t high = reserved.count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (reserved.reservations[middle].start <= address) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    return low;
-}
-
-static struct reservation *find_reservation(uint64_t address) {
-    size_t index = upper_bound(address);
-    struct reservation *found = index == 0 ? NULL : &reserved.reservations[index - 1];
-    return found != NULL && address - found->start < found->bytes ? found : NULL;
-}
+static struct emu_sorted reserved = {.item_bytes = sizeof(struct emu_stretch)};
 
 bool emu_is_reserved(uint64_t address) {
-    return find_reservation(address) != NULL;
-}
-
-static bool make_room(void) {
-    if (reserved.count < reserved.room) {
-        return true;
-    }
-    size_t room = reserved.room == 0 ? 16 : 2 * reserved.room;
-    struct reservation *grown = realloc(reserved.reservations, room * sizeof *grown);
-    if (grown == NULL) {
-        return false;
-    }
-    reserved.reservations = grown;
-    reserved.room = room;
-    return true;
-}
-
-static void add_reservation(uint64_t start, uint64_t bytes) {
-    size_t index = upper_bound(start);
-    struct reservation *place = &reserved.reservations[index];
-    memmove(place + 1, place, (reserved.count - index) * sizeof *place);
-    *place = (struct reservation){.start = start, .bytes = bytes};
-    reserved.count++;
-}
-
-static void remove_reservation(struct reservation *place) {
-    size_t after = reserved.count - (size_t)(place - reserved.reservations) - 1;
-    memmove(place, place + 1, after * sizeof *place);
-    reserved.count--;
+    return emu_sorted_find(&reserved, address) != NULL;
 }
 
 /* ---- Addresses
@@ -97,7 +38,7 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressReserve(CUdeviceptr *pointer, size_t byt
     }
     bool as_wanted = wanted != 0 && wanted % alignment == 0;
     uint64_t room = bytes + (as_wanted ? 0 : alignment);
-    void *pages = make_room() ? reserve_pages(as_wanted ? wanted : 0, room) : MAP_FAILED;
+    void *pages = emu_sorted_reserve(&reserved) ? reserve_pages(as_wanted ? wanted : 0, room) : MAP_FAILED;
     if (pages == MAP_FAILED) {
         return emu_leave(CUDA_ERROR_OUT_OF_MEMORY);
     }
@@ -119,7 +60,7 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressReserve(CUdeviceptr *pointer, size_t byt
     if (after > 0) {
         munmap((void *)(uintptr_t)(start + bytes), after);
     }
-    add_reservation(start, bytes);
+    (void)emu_sorted_add(&reserved, &(struct emu_stretch){.start = start, .bytes = bytes}); /* there is room */
     *pointer = start;
     return emu_leave(CUDA_SUCCESS);
 }
@@ -129,18 +70,18 @@ EMU_EXPORT CUresult CUDAAPI cuMemAddressFree(CUdeviceptr start, size_t bytes) {
     if (result != CUDA_SUCCESS) {
         return result;
     }
-    struct reservation *reservation = find_reservation(start);
+    const struct emu_stretch *reservation = emu_sorted_find(&reserved, start);
     if (reservation == NULL || reservation->start != start || reservation->bytes != bytes ||
         emu_range_overlaps(start, bytes)) {
         return emu_leave(CUDA_ERROR_INVALID_VALUE);
     }
-    remove_reservation(reservation);
+    emu_sorted_remove(&reserved, start);
     munmap((void *)(uintptr_t)start, bytes);
     return emu_leave(CUDA_SUCCESS);
 }
 
 static bool is_reserved(uint64_t start, uint64_t bytes) {
-    const struct reservation *reservation = find_reservation(start);
+    const struct emu_stretch *reservation = emu_sorted_find(&reserved, start);
     return reservation != NULL && bytes <= reservation->bytes - (start - reservation->start);
 }
 
