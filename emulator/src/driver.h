@@ -55,9 +55,28 @@ struct emu_prefetch {
     int location; /* an ordinal, or CU_DEVICE_CPU */
 };
 
+/* The parameters of a kernel (kernel.h), laid out as the device code's would be. */
+union emu_parameters {
+    unsigned char bytes[EMU_PARAMETER_BYTES];
+    struct {
+        uint64_t duration_ns;
+    } spin;
+    struct {
+        uint64_t out, n, stride;
+        uint32_t value, padding;
+        uint64_t duration_ns;
+    } fill;
+    struct {
+        uint64_t z, x, y, n, stride, duration_ns;
+    } add;
+    struct {
+        uint64_t out, in, n, stride, duration_ns;
+    } checksum;
+};
+
 struct emu_launch {
     const struct emu_kernel *kernel;
-    unsigned char parameters[EMU_PARAMETER_BYTES];
+    union emu_parameters parameters;
 };
 
 /* How memory is touched. A kernel reaches what its context's device has access to; a copy also what lies on another

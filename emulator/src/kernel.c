@@ -1,56 +1,25 @@
 #include "kernel.h"
 
-#include <string.h>
-
 #define LONG_ELEMENTS 1000000 /* that many take the host about a millisecond */
-
-/* Parameter blocks, laid out as the device code's would be. */
-struct spin {
-    uint64_t duration_ns;
-};
-
-struct fill {
-    uint64_t out, n, stride;
-    uint32_t value, padding;
-    uint64_t duration_ns;
-};
-
-struct add {
-    uint64_t z, x, y, n, stride, duration_ns;
-};
-
-struct checksum {
-    uint64_t out, in, n, stride, duration_ns;
-};
-
-_Static_assert(sizeof(struct add) <= EMU_PARAMETER_BYTES, "parameters fit");
 
 static uint64_t at_memory_rate(uint64_t given_ns, uint64_t n, uint64_t bytes_per_element) {
     return given_ns != 0 ? given_ns : emu_duration_ns(n * bytes_per_element, EMU_MEMORY_BYTES_PER_SECOND);
 }
 
-static uint64_t spin_duration(const unsigned char *parameters) {
-    struct spin spin;
-    memcpy(&spin, parameters, sizeof spin);
-    return spin.duration_ns;
+static uint64_t spin_duration(const union emu_parameters *parameters) {
+    return parameters->spin.duration_ns;
 }
 
-static uint64_t fill_duration(const unsigned char *parameters) {
-    struct fill fill;
-    memcpy(&fill, parameters, sizeof fill);
-    return at_memory_rate(fill.duration_ns, fill.n, 4);
+static uint64_t fill_duration(const union emu_parameters *parameters) {
+    return at_memory_rate(parameters->fill.duration_ns, parameters->fill.n, 4);
 }
 
-static uint64_t add_duration(const unsigned char *parameters) {
-    struct add add;
-    memcpy(&add, parameters, sizeof add);
-    return at_memory_rate(add.duration_ns, add.n, 12);
+static uint64_t add_duration(const union emu_parameters *parameters) {
+    return at_memory_rate(parameters->add.duration_ns, parameters->add.n, 12);
 }
 
-static uint64_t checksum_duration(const unsigned char *parameters) {
-    struct checksum checksum;
-    memcpy(&checksum, parameters, sizeof checksum);
-    return at_memory_rate(checksum.duration_ns, checksum.n, 4);
+static uint64_t checksum_duration(const union emu_parameters *parameters) {
+    return at_memory_rate(parameters->checksum.duration_ns, parameters->checksum.n, 4);
 }
 
 /* n elements of element_bytes at the address; too many to count is more than there is. */
@@ -71,76 +40,64 @@ static bool is_long(uint64_t n, uint64_t stride) {
 }
 
 static unsigned fill_spans(const struct emu_work *work, struct emu_span *spans) {
-    struct fill fill;
-    memcpy(&fill, work->launch.parameters, sizeof fill);
-    spans[0] = elements(fill.out, fill.n, 4, EMU_TOUCH_WRITE);
+    const union emu_parameters *parameters = &work->launch.parameters;
+    spans[0] = elements(parameters->fill.out, parameters->fill.n, 4, EMU_TOUCH_WRITE);
     return 1;
 }
 
-static bool fill_is_long(const unsigned char *parameters) {
-    struct fill fill;
-    memcpy(&fill, parameters, sizeof fill);
-    return is_long(fill.n, fill.stride);
+static bool fill_is_long(const union emu_parameters *parameters) {
+    return is_long(parameters->fill.n, parameters->fill.stride);
 }
 
 static void apply_fill(const struct emu_work *work) {
-    struct fill fill;
-    memcpy(&fill, work->launch.parameters, sizeof fill);
-    uint32_t *out = (uint32_t *)(uintptr_t)fill.out;
-    for (uint64_t index = 0; index < fill.n; index += step_of(fill.stride)) {
-        out[index] = fill.value;
+    const union emu_parameters *parameters = &work->launch.parameters;
+    uint32_t *out = (uint32_t *)(uintptr_t)parameters->fill.out;
+    for (uint64_t index = 0; index < parameters->fill.n; index += step_of(parameters->fill.stride)) {
+        out[index] = parameters->fill.value;
     }
 }
 
 static unsigned add_spans(const struct emu_work *work, struct emu_span *spans) {
-    struct add add;
-    memcpy(&add, work->launch.parameters, sizeof add);
-    spans[0] = elements(add.z, add.n, 4, EMU_TOUCH_WRITE);
-    spans[1] = elements(add.x, add.n, 4, EMU_TOUCH_READ);
-    spans[2] = elements(add.y, add.n, 4, EMU_TOUCH_READ);
+    const union emu_parameters *parameters = &work->launch.parameters;
+    spans[0] = elements(parameters->add.z, parameters->add.n, 4, EMU_TOUCH_WRITE);
+    spans[1] = elements(parameters->add.x, parameters->add.n, 4, EMU_TOUCH_READ);
+    spans[2] = elements(parameters->add.y, parameters->add.n, 4, EMU_TOUCH_READ);
     return 3;
 }
 
-static bool add_is_long(const unsigned char *parameters) {
-    struct add add;
-    memcpy(&add, parameters, sizeof add);
-    return is_long(add.n, add.stride);
+static bool add_is_long(const union emu_parameters *parameters) {
+    return is_long(parameters->add.n, parameters->add.stride);
 }
 
 static void apply_add(const struct emu_work *work) {
-    struct add add;
-    memcpy(&add, work->launch.parameters, sizeof add);
-    float *z = (float *)(uintptr_t)add.z;
-    const float *x = (const float *)(uintptr_t)add.x;
-    const float *y = (const float *)(uintptr_t)add.y;
-    for (uint64_t index = 0; index < add.n; index += step_of(add.stride)) {
+    const union emu_parameters *parameters = &work->launch.parameters;
+    float *z = (float *)(uintptr_t)parameters->add.z;
+    const float *x = (const float *)(uintptr_t)parameters->add.x;
+    const float *y = (const float *)(uintptr_t)parameters->add.y;
+    for (uint64_t index = 0; index < parameters->add.n; index += step_of(parameters->add.stride)) {
         z[index] = x[index] + y[index];
     }
 }
 
 static unsigned checksum_spans(const struct emu_work *work, struct emu_span *spans) {
-    struct checksum checksum;
-    memcpy(&checksum, work->launch.parameters, sizeof checksum);
-    spans[0] = elements(checksum.out, 1, 8, EMU_TOUCH_WRITE);
-    spans[1] = elements(checksum.in, checksum.n, 4, EMU_TOUCH_READ);
+    const union emu_parameters *parameters = &work->launch.parameters;
+    spans[0] = elements(parameters->checksum.out, 1, 8, EMU_TOUCH_WRITE);
+    spans[1] = elements(parameters->checksum.in, parameters->checksum.n, 4, EMU_TOUCH_READ);
     return 2;
 }
 
-static bool checksum_is_long(const unsigned char *parameters) {
-    struct checksum checksum;
-    memcpy(&checksum, parameters, sizeof checksum);
-    return is_long(checksum.n, checksum.stride);
+static bool checksum_is_long(const union emu_parameters *parameters) {
+    return is_long(parameters->checksum.n, parameters->checksum.stride);
 }
 
 static void apply_checksum(const struct emu_work *work) {
-    struct checksum checksum;
+    const union emu_parameters *parameters = &work->launch.parameters;
     uint64_t sum = 0;
-    memcpy(&checksum, work->launch.parameters, sizeof checksum);
-    const uint32_t *in = (const uint32_t *)(uintptr_t)checksum.in;
-    for (uint64_t index = 0; index < checksum.n; index += step_of(checksum.stride)) {
+    const uint32_t *in = (const uint32_t *)(uintptr_t)parameters->checksum.in;
+    for (uint64_t index = 0; index < parameters->checksum.n; index += step_of(parameters->checksum.stride)) {
         sum += in[index] * (index + 1);
     }
-    *(uint64_t *)(uintptr_t)checksum.out = sum;
+    *(uint64_t *)(uintptr_t)parameters->checksum.out = sum;
 }
 
 const struct emu_kernel emu_kernels[] = {

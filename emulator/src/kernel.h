@@ -21,9 +21,9 @@ struct emu_kernel {
     unsigned parameter_count;
     uint8_t offset[EMU_KERNEL_PARAMETERS];
     uint8_t bytes[EMU_KERNEL_PARAMETERS];
-    uint64_t (*duration_ns)(const unsigned char *parameters);
+    uint64_t (*duration_ns)(const union emu_parameters *parameters);
     /* NULL for a kernel without data: */
-    bool (*is_long)(const unsigned char *parameters); /* for the host */
+    bool (*is_long)(const union emu_parameters *parameters); /* for the host */
     unsigned (*spans)(const struct emu_work *work, struct emu_span *spans);
     void (*apply)(const struct emu_work *work);
 };

@@ -322,11 +322,11 @@ CUresult emu_launch_work(CUfunction function, const unsigned shape[6], void **pa
         work->prepare = emu_managed_prepare;
     }
     work->launch.kernel = function->kernel;
-    if (!gather_parameters(function->kernel, parameters, extra, work->launch.parameters)) {
+    if (!gather_parameters(function->kernel, parameters, extra, work->launch.parameters.bytes)) {
         return CUDA_ERROR_INVALID_VALUE;
     }
-    work->duration_ns = function->kernel->duration_ns(work->launch.parameters);
-    work->is_large = function->kernel->is_long != NULL && function->kernel->is_long(work->launch.parameters);
+    work->duration_ns = function->kernel->duration_ns(&work->launch.parameters);
+    work->is_large = function->kernel->is_long != NULL && function->kernel->is_long(&work->launch.parameters);
     return CUDA_SUCCESS;
 }
 
