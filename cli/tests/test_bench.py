@@ -107,6 +107,8 @@ async def test_the_speed_of_a_switch_is_compared_with_a_copy_of_the_same_bytes()
         over_floor = median(1 / row.solo_ratio for row in switches if row.solo_ratio)
         assert summary[f"{prefix}switch_over_floor"] == pytest.approx(over_floor)
         assert summary[f"{prefix}switch_seconds"] == pytest.approx(median(row.seconds for row in switches))
+        assert summary[f"{prefix}first_over_later"] > 0
+        assert summary[f"{prefix}loading_seconds"] > 0
 
 
 async def test_the_same_work_in_serial_mode_gives_the_same_checksums() -> None:

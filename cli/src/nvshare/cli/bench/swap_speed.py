@@ -65,11 +65,12 @@ class Exchange:
         }
         if self.first_over_later is not None:
             found["first_over_later"] = self.first_over_later
-        found |= self._loading()
+        found |= self._loading(floor)
         return {f"{prefix}{name}": value for name, value in found.items()}
 
-    def _loading(self) -> dict[str, float]:
-        """Of the slowest that loaded beside a full card, and its time per byte over the largest load before."""
+    def _loading(self, floor: Moved) -> dict[str, float]:
+        """Of the slowest that loaded beside a full card; its floor is the largest load on a free one, byte for byte,
+        after a plain copy of as many bytes out."""
         beside = [one for one in self.loadings if one.beside]
         alone = [one for one in self.loadings if not one.beside]
         if not beside:
@@ -77,8 +78,9 @@ class Exchange:
         slowest = max(beside, key=lambda one: one.seconds)
         found = {"loading_seconds": slowest.seconds, "loading_bytes": float(slowest.grown_bytes)}
         largest = max(alone, key=lambda one: one.grown_bytes, default=None)
-        if largest is not None and largest.seconds:
-            found["loading_over_alone"] = slowest.seconds_per_byte / largest.seconds_per_byte
+        if largest is not None:
+            least_seconds = largest.seconds_per_byte * slowest.grown_bytes + floor.seconds_of(slowest.grown_bytes, 0)
+            found["loading_over_floor"] = slowest.seconds / least_seconds
         return found
 
 
@@ -90,9 +92,9 @@ async def run_swap_speed(options: BenchOptions, steps: Steps) -> Findings:
     were moved for it; `standstill_seconds` from the leaving one's last kernel to the coming one's first;
     `first_over_later` compares the first ways of a program's memory off the card and back, byte for byte, with later
     ones: the time in which it had to move (ways.py). `loading_seconds` is how long the second program took to load what
-    did not fit beside the first one, whose memory leaves for it meanwhile; `loading_over_alone` compares that, byte for
-    byte, with loading on a free card. The variants have prefixes. `managed_` and `checkpoint_` are the driver's ways
-    for as many bytes as one program has.
+    did not fit beside the first one, whose memory leaves for it meanwhile; `loading_over_floor` compares that with
+    loading on a free card after a plain copy out. The variants have prefixes. `managed_` and `checkpoint_` are
+    the driver's ways for as many bytes as one program has.
     """
     options = replace(options, quantum=options.quantum or QUANTUM_SECONDS)
     steps.expect(4 if options.emulated else 6)
