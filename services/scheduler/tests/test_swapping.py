@@ -154,6 +154,30 @@ def test_an_idle_program_is_moved_only_when_somebody_needs_the_room_and_the_long
     assert newer.memory.away_bytes == 0
 
 
+def test_what_is_away_comes_back_by_itself_when_it_has_fitted_for_five_seconds() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=60 * SECOND_NS)
+    idle = start(world, *loads(12 * GIB), Compute(SECOND_NS), Sleep(600 * SECOND_NS))
+    neighbour = start(world, *loads(12 * GIB), Compute(600 * SECOND_NS), start_ns=2 * SECOND_NS)
+    world.run(10 * SECOND_NS)
+    assert idle.memory.away_bytes == 8 * GIB
+    neighbour.kill()
+    world.run(4 * SECOND_NS)
+    assert idle.memory.away_bytes == 8 * GIB
+    world.run(2 * SECOND_NS)
+    assert idle.memory.all_present
+
+
+def test_jobs_that_follow_each_other_move_an_idle_program_out_once() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=60 * SECOND_NS)
+    idle = start(world, *loads(12 * GIB), Compute(SECOND_NS), Sleep(600 * SECOND_NS))
+    for number in range(4):
+        start(world, *loads(8 * GIB), Compute(3 * SECOND_NS), start_ns=(2 + 5 * number) * SECOND_NS)
+    world.run(20 * SECOND_NS)
+    assert idle.memory.swapped_out_bytes == 4 * GIB
+    world.run(10 * SECOND_NS)
+    assert idle.memory.all_present
+
+
 def test_e1_a_survivor_is_back_within_the_time_of_the_copy() -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=10 * SECOND_NS)
     first = start(world, *loads(12 * GIB), Compute(100 * SECOND_NS))

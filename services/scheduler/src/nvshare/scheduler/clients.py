@@ -68,6 +68,7 @@ class Client:
     evicted_ns: int | None = None  # when it lost its place at the end of its quantum; None: it has one, or had none
     has_left: bool = False  # some of its memory was told to leave the card, at any time
     hopeless: bool = False  # decided: what it needs does not fit beside what cannot leave the card now
+    fits_since_ns: int | None = None  # since when all that is away, its memory too, would fit and nobody waits
     coming: bool = False  # decided: others make room for it
     leaving_since_ns: int | None = None  # since when it should leave and nothing of it has left
     failed_ns: int | None = None  # when that had lasted for too long; None: it leaves when it should

@@ -8,6 +8,7 @@ from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import Moment, spare_bytes
 from nvshare.scheduler.limits import Bound
 from nvshare.scheduler.loading import ahead_bytes, older_loads_until
+from nvshare.scheduler.model import Ruling
 from nvshare.scheduler.room import Room
 
 
@@ -36,6 +37,27 @@ def keep_within_quotas(room: Room) -> None:
     of it. What is in use stays."""
     for allocation, excess_bytes in room.quota_excess_bytes().items():
         take_spare(room, [c for c in room.clients if c.allocation == allocation], excess_bytes)
+
+
+def bring_back(room: Room, moment: Moment, *, calm: bool) -> int | None:
+    """Where all that is away has fitted for long enough, with nobody waiting (`calm`), it comes back before its owner
+    wants it: who comes soon after another has ended need not move it out again. Gives when it may; None: not in time.
+    """
+    away = [client for client in room.clients if client.swaps and client.reachable and not client.whole]
+    fits = calm and sum(client.needed_bytes - client.ceiling_bytes for client in away) <= room.free_bytes
+    due_ns = None
+    for client in room.clients:
+        if not fits or client not in away or client.ruling != Ruling.NONE:
+            client.fits_since_ns = None
+            continue
+        if client.fits_since_ns is None:
+            client.fits_since_ns = moment.now_ns
+        if moment.now_ns < client.fits_since_ns + moment.policy.calm_ns:
+            due_ns = client.fits_since_ns + moment.policy.calm_ns
+        elif room.fits(client, client.needed_bytes):
+            room.set_ceiling(client, client.needed_bytes)
+            client.fits_since_ns = None
+    return due_ns
 
 
 def give_headroom(room: Room, bounds: Mapping[str, Bound], moment: Moment) -> None:

@@ -60,6 +60,9 @@ class Policy:
     standing_ns: int = 200 * MILLISECOND_NS
     """A client whose allocation waits, and that launches nothing for so long, makes no use of its place."""
 
+    calm_ns: int = 5 * SECOND_NS
+    """What is away comes back by itself when it has fitted for so long."""
+
     leave_limit_ns: int = 5 * SECOND_NS
     """A client that should make room, and of which nothing left for so long, is not counted on."""
 

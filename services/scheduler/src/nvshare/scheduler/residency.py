@@ -34,7 +34,14 @@ from nvshare.scheduler.eviction import (
     quantum_ends_ns,
     spare_bytes,
 )
-from nvshare.scheduler.headroom import give_ahead, give_headroom, keep_what_was_used, keep_within_quotas, take_spare
+from nvshare.scheduler.headroom import (
+    bring_back,
+    give_ahead,
+    give_headroom,
+    keep_what_was_used,
+    keep_within_quotas,
+    take_spare,
+)
 from nvshare.scheduler.limits import Bound
 from nvshare.scheduler.loading import ahead_bytes, older_loads_until, uses_headroom
 from nvshare.scheduler.model import PublishEvent, Ruling
@@ -85,7 +92,11 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     _pay_out(room, serving.served, queue.goals_bytes, moment)
     give_ahead(room, serving.served, bounds, moment)
     waiting = outcome.unserved or outcome.deferred or any(client.coming for client in serving.served)
-    if not waiting and not settling:
+    calm = not waiting and not settling
+    back_ns = bring_back(room, moment, calm=calm)
+    if back_ns is not None:
+        outcome.wake_at(back_ns)
+    if calm:
         give_headroom(room, bounds, moment)
     keep_within_quotas(room)
     for client in room.clients:
