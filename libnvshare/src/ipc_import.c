@@ -149,6 +149,7 @@ static void nvs_import_drop(struct nvs_import *import) {
         undone = nvs_real.cuMemAddressFree(import->reservation, import->reserved_bytes) == CUDA_SUCCESS && undone;
     if (!undone)
         nvs_log_once(NVS_LOG_ERROR, "the driver does not unmap imported memory: its addresses stay taken");
+    (void)shutdown(import->connection, SHUT_RDWR); // children of this process may have it open, too
     close(import->connection);
     free(import);
 }

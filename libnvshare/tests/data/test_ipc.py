@@ -70,7 +70,12 @@ IMPORTER = (
         again = open_handle(handle)
         say(result=result, own_start=int(start) == address, size_bytes=size_bytes, kind=int(kind), last=last,
             again=again == (result, address))
-        hear()
+        if hear() == "fork":
+            read_end, write_end = os.pipe()
+            if os.fork() == 0:  # lives as long as the parent
+                [os.close(end) for end in (0, 1, write_end)]
+                os.read(read_end, 1)
+                os._exit(0)
         say(closed=[close_handle(address), close_handle(address), close_handle(address)],
             after=error_of(driver.cuMemGetAddressRange(address)))
         hear()
@@ -140,6 +145,20 @@ def test_what_another_process_still_has_mapped_stays_counted_as_pinned_after_it_
     target.tell()
     target.said()
     client.report_where(lambda report: report.pinned_bytes == 0 and report.needed_bytes < held.needed_bytes, since)
+
+
+def test_what_another_process_has_closed_is_given_back_although_its_children_live(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    source, client, words = exporter(relay, run)
+    target, _, _ = importer(relay, run, words["handle"])
+    source.tell("free")
+    source.said()
+    client.report_where(lambda report: report.footprint_bytes == 3 * MIB and report.pinned_bytes > 0)
+    since = len(client.reports)
+    target.tell("fork")
+    target.said()
+    client.report_where(lambda report: report.pinned_bytes == 0, since)
 
 
 def test_what_a_process_had_mapped_that_has_died_is_given_back(relay: ScriptedRelay, run: Run) -> None:
