@@ -1,6 +1,7 @@
 // The wrappers that see the driver start, and contexts, streams and captures begin and end.
 #include "call.h"
 #include "capture.h"
+#include "channel.h"
 #include "footprint.h"
 #include "graph.h"
 #include "host_pool.h"
@@ -105,7 +106,9 @@ static void nvs_context_made(CUcontext context, CUdevice ordinal) {
     NVS_EXPORT CUresult name params {                                                                                  \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
             return CUDA_ERROR_NOT_INITIALIZED;                                                                         \
+        nvs_channel_making(dev);                                                                                       \
         CUresult result = nvs_real.name args;                                                                          \
+        nvs_channel_making(-1);                                                                                        \
         if (result == CUDA_SUCCESS)                                                                                    \
             nvs_context_made(*pctx, dev);                                                                              \
         return result;                                                                                                 \
@@ -140,7 +143,9 @@ static bool nvs_primary_active(CUdevice device) {
 NVS_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
     if (!nvs_library_start() || nvs_real.cuDevicePrimaryCtxRetain == NULL)
         return CUDA_ERROR_NOT_INITIALIZED;
+    nvs_channel_making(dev);
     CUresult result = nvs_real.cuDevicePrimaryCtxRetain(pctx, dev);
+    nvs_channel_making(-1);
     struct nvs_device *device = nvs_device_of_ordinal(dev);
     if (result == CUDA_SUCCESS && pctx != NULL && device != NULL) {
         atomic_store_explicit(&device->primary_context, *pctx, memory_order_release);

@@ -1,6 +1,7 @@
 #include "library.h"
 
 #include "capture.h"
+#include "channel.h"
 #include "control.h"
 #include "device.h"
 #include "driver.h"
@@ -12,6 +13,7 @@
 #include "log.h"
 #include "mempool.h"
 #include "settings.h"
+#include "slice.h"
 #include "stream.h"
 #include "swap.h"
 #include "thread.h"
@@ -49,6 +51,8 @@ static void nvs_atfork_child(void) {
     nvs_graph_atfork_child();
     nvs_ipc_atfork_child();
     nvs_mempool_atfork_child();
+    nvs_slice_atfork_child();
+    nvs_channel_atfork_child();
 }
 
 static void nvs_library_prepare(void) {

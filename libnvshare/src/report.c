@@ -5,6 +5,7 @@
 #include "host_pool.h"
 #include "library.h"
 #include "residency.h"
+#include "slice.h"
 #include "stream.h"
 #include "swap.h"
 
@@ -68,6 +69,7 @@ bool nvs_device_fill_report(size_t index, nvs_report *report) {
     report->leaving = nvs_library_leaving();
     report->gang = nvs_gang_seen(device);
     nvs_report_busy(device, report);
+    report->timeslice_us = nvs_slice_state(device, report->timeslice_failure);
     uint64_t host_room_bytes = nvs_pool_room_bytes();
     pthread_mutex_lock(&device->lock);
     report->generation = device->grant.generation;

@@ -52,6 +52,7 @@ static void read_environment(void) {
     settings.without_relay =
         (enum nvs_without_relay)read_choice("NVSHARE_WITHOUT_RELAY", policies, 3, NVS_WITHOUT_RELAY_WAIT);
     settings.managed = read_choice("NVSHARE_MANAGED", switches, 2, 0) == 1;
+    settings.slices = read_choice("NVSHARE_SLICES", switches, 2, 1) == 1;
     settings.host_source = (enum nvs_host_source)read_choice("NVSHARE_HOST_MEMORY", sources, 4, NVS_HOST_AUTO);
     settings.without_relay_seconds = read_seconds("NVSHARE_WITHOUT_RELAY_SECONDS", DEFAULT_WITHOUT_RELAY_SECONDS);
 

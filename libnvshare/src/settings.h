@@ -24,6 +24,7 @@ struct nvs_settings {
     enum nvs_without_relay without_relay; // NVSHARE_WITHOUT_RELAY
     unsigned without_relay_seconds;       // NVSHARE_WITHOUT_RELAY_SECONDS
     bool managed;                         // NVSHARE_MANAGED
+    bool slices;                          // NVSHARE_SLICES
     enum nvs_log_level log_level;         // NVSHARE_LOG
     enum nvs_host_source host_source;     // NVSHARE_HOST_MEMORY
 };

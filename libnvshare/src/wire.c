@@ -105,6 +105,8 @@ static const struct field report_fields[] = {
     FIELD(nvs_report, 42, swap_failure),
     FIELD(nvs_report, 43, gang),
     FIELD(nvs_report, 44, swaps),
+    FIELD(nvs_report, 45, timeslice_us),
+    FIELD(nvs_report, 46, timeslice_failure),
 };
 
 static const struct message_type grant_type = MESSAGE(nvs_grant, grant_fields);

@@ -133,6 +133,8 @@ typedef struct nvs_report {
     char swap_failure[NVS_REASON_SIZE];
     bool gang;
     bool swaps;
+    uint32_t timeslice_us;
+    char timeslice_failure[NVS_REASON_SIZE];
 } nvs_report;
 
 enum nvs_wire_result {

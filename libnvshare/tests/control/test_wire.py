@@ -30,6 +30,7 @@ SIZES = {
     "traceparent": 64,
     "pinned_reason": 160,
     "swap_failure": 160,
+    "timeslice_failure": 160,
 }
 
 

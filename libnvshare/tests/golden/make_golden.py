@@ -151,6 +151,12 @@ MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
         b"",
         0,
     ),
+    "report_slices": (
+        "a client whose hardware time slice cannot be set",
+        Report(gpu=GPU, client=CLIENT, sequence=9, timeslice_us=20_000, timeslice_failure="the kernel driver is older"),
+        b"",
+        0,
+    ),
 }
 
 

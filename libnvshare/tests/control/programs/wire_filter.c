@@ -111,6 +111,8 @@ static void print_report(struct text *text, const nvs_report *report) {
     STRING(report, swap_failure);
     NUMBER(report, gang);
     NUMBER(report, swaps);
+    NUMBER(report, timeslice_us);
+    STRING(report, timeslice_failure);
 }
 
 int main(void) {

@@ -111,3 +111,10 @@ def turns(since_ns: int = 0, card: int = 0) -> list[tuple[int, int]]:
 
     own = (turn for turn in account.turns(card) if turn.pid == os.getpid() and turn.end_ns > since_ns)
     return [(turn.start_ns, turn.end_ns) for turn in own]
+
+
+def timeslice_us(card: int = 0) -> int:
+    """This process's time slice, by the card's own account."""
+    from nvshare.emulator import account
+
+    return next(one.timeslice_us for one in account.accounts(card) if one.pid == os.getpid() and one.present)
