@@ -110,11 +110,13 @@ def test_what_is_pinned_what_failed_and_what_is_ready_have_lines_with_the_reason
     client.pinned_bytes, client.pinned_reason = GIB, "1 block exported by cuIpcGetMemHandle"
     client.pool_bytes, client.host_room_bytes = 6 * GIB, 20 * GIB
     client.swap_failures, client.swap_failure = 2, "no host memory"
+    client.timeslice_failure = "switched off"
     text = shown(reply)
     for words in (
         "training: 1.0 GiB cannot leave the card: 1 block exported by cuIpcGetMemHandle",
         "training: 6.0 GiB of host memory ready to move to of 20.0 GiB that it could have",
         "training: memory could not be moved 2 times, the last time: no host memory",
+        "training: keeps the driver's time slices: switched off",
     ):
         assert words in text
 

@@ -145,6 +145,8 @@ def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text
         yield Text(
             f"  {who}: memory could not be moved {client.swap_failures} times, the last time{why}", style="bold red"
         )
+    if client.timeslice_failure:
+        yield Text(f"  {who}: keeps the driver's time slices: {client.timeslice_failure}")
     if client.gang:
         yield Text(f"  {who}: runs together with gang {client.gang}")
 

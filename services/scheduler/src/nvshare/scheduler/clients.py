@@ -59,6 +59,7 @@ class Client:
 
     ceiling_bytes: int = 0  # decided: the most that it may have on the card, its target
     may_launch: bool = False  # decided
+    timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
     beyond_ns: int | None = None  # since when its wish is beyond its limit

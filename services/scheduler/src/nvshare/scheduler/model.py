@@ -113,6 +113,8 @@ class Report:
     swap_failure: str = ""
     gang: bool = False
     swaps: bool = False
+    timeslice_us: int = 0
+    timeslice_failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Grant:
     mode: Mode
     pool_bytes: int = 0
     limited_by: Limit = Limit.UNSPECIFIED
+    timeslice_us: int = 0
 
     @property
     def ceiling_bytes(self) -> int:

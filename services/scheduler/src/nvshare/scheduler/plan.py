@@ -20,6 +20,7 @@ from nvshare.scheduler.pool import pool_sizes_bytes
 from nvshare.scheduler.quantum import automatic_quantum_ns, swap_time_ns
 from nvshare.scheduler.residency import Dead, Residency, decide_residency
 from nvshare.scheduler.room import Room
+from nvshare.scheduler.slices import decide_slices
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.turns import run_together, take_turns
 
@@ -48,6 +49,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
             events += _decide_memory(state, clients, bounds, holder, now_ns, policy)
     else:
         run_together(state.turns, clients)
+    decide_slices(clients, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
     pools_bytes = pool_sizes_bytes(clients, state.capacity_bytes(policy), policy)
     grants: list[Command] = []
@@ -268,6 +270,7 @@ def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: in
         and last.mode == state.mode
         and last.pool_bytes == pool_bytes
         and last.limited_by == limited_by
+        and last.timeslice_us == client.timeslice_us
     ):
         return None
     # Only the sum of the two limits the client, so growing within the headroom changes no grant.
@@ -286,4 +289,5 @@ def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: in
         mode=state.mode,
         pool_bytes=pool_bytes,
         limited_by=limited_by,
+        timeslice_us=client.timeslice_us,
     )

@@ -126,6 +126,15 @@ class Policy:
     window_alone_us: int = 20_000
     window_contested_us: int = 4_000
 
+    busy_slice_us: int = 20_000
+    """The hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""
+
+    busy_permille: int = 800
+    """A client whose work is on the card for this share of the time keeps it busy."""
+
+    idle_permille: int = 500
+    """And does so until it falls below this."""
+
     clock_difference_ns: int = SECOND_NS
     """A client whose clock differs by more cannot follow slots."""
 

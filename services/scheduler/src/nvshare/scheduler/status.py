@@ -96,6 +96,8 @@ def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_
         status.swap_in_us = report.swap_in_us
         status.swap_failures = report.swap_failures
         status.swap_failure = report.swap_failure
+        status.timeslice_us = report.timeslice_us
+        status.timeslice_failure = report.timeslice_failure
     return status
 
 

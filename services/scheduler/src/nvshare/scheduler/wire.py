@@ -65,6 +65,8 @@ def report_from(message: client_pb2.Report) -> Report:
         swap_failure=_clean(message.swap_failure, _LONGEST_REASON),
         gang=message.gang,
         swaps=message.swaps,
+        timeslice_us=message.timeslice_us,
+        timeslice_failure=_clean(message.timeslice_failure, _LONGEST_REASON),
     )
 
 
@@ -98,6 +100,7 @@ def grant_to(grant: Grant, gpu: str, client: str, build: str, protocol: int) -> 
         protocol=protocol,
         pool_bytes=grant.pool_bytes,
         limited_by=client_pb2.Limit.Name(grant.limited_by),
+        timeslice_us=grant.timeslice_us,
     )
 
 
