@@ -101,7 +101,7 @@ def varint(value: int) -> bytes:
 
 @st.composite
 def unknown_fields(draw: st.DrawFn) -> bytes:
-    number = draw(st.integers(45, 2**29 - 1))
+    number = draw(st.integers(Report.DESCRIPTOR.fields[-1].number + 1, 2**29 - 1))
     wire_type = draw(st.sampled_from([0, 1, 2, 5]))
     payload = draw(st.binary(max_size=20))
     value = {0: varint(draw(st.integers(0, 2**64 - 1))), 1: bytes(8), 2: varint(len(payload)) + payload, 5: bytes(4)}
