@@ -348,6 +348,8 @@ bool emu_range_overlaps(uint64_t start, uint64_t bytes);
 bool emu_is_device_address(uint64_t address);
 /* Whether the address lies in what cuMemAddressReserve gave. */
 bool emu_is_reserved(uint64_t address);
+/* The reservation that an address lies in. */
+bool emu_reservation_of(uint64_t address, uint64_t *start, uint64_t *bytes);
 bool emu_is_host_pinned(uint64_t address, uint64_t bytes);
 
 /* Take bytes of a device's memory, or give them back, both charged to the card. */

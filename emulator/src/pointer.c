@@ -15,6 +15,20 @@ static bool is_host(const struct emu_range *range) {
     return range->kind == EMU_RANGE_PINNED || range->kind == EMU_RANGE_REGISTERED;
 }
 
+struct block {
+    uint64_t start;
+    uint64_t bytes;
+};
+
+/* What RANGE_START_ADDR and RANGE_SIZE mean: of mapped memory the real driver names the whole reservation. */
+static struct block block_of(const struct emu_range *range) {
+    struct block block = {range->start, range->bytes};
+    if (range->kind == EMU_RANGE_MAPPED) {
+        (void)emu_reservation_of(range->start, &block.start, &block.bytes);
+    }
+    return block;
+}
+
 static CUresult attribute_of(const struct emu_range *range, CUdeviceptr pointer, CUpointer_attribute attribute,
                              void *data) {
     switch (attribute) {
@@ -56,10 +70,14 @@ static CUresult attribute_of(const struct emu_range *range, CUdeviceptr pointer,
         *(int *)data = device_ordinal(range);
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+        *(CUdeviceptr *)data = block_of(range).start;
+        return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+        *(size_t *)data = block_of(range).bytes;
+        return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
         *(CUdeviceptr *)data = range->start;
         return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
     case CU_POINTER_ATTRIBUTE_MAPPING_SIZE:
         *(size_t *)data = range->bytes;
         return CUDA_SUCCESS;

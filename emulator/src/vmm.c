@@ -11,6 +11,15 @@ bool emu_is_reserved(uint64_t address) {
     return emu_sorted_find(&reserved, address) != NULL;
 }
 
+bool emu_reservation_of(uint64_t address, uint64_t *start, uint64_t *bytes) {
+    const struct emu_stretch *found = emu_sorted_find(&reserved, address);
+    if (found != NULL) {
+        *start = found->start;
+        *bytes = found->bytes;
+    }
+    return found != NULL;
+}
+
 /* ---- Addresses
  * ------------------------------------------------------------------------------------------------------------ */
 
