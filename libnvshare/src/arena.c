@@ -6,12 +6,15 @@
 #include <string.h>
 
 bool nvs_arena_open(struct nvs_arena *arena, uint64_t address, uint64_t bytes) {
-    // A quarter for small blocks. The granule before it stays free: no extent reaches from one zone into the other.
-    uint64_t large_bytes = nvs_down(bytes / 4 * 3, NVS_GRANULE_BYTES);
+    // Half for large blocks, a sixth for small ones. The granule before the next zone stays free: no extent reaches
+    // from one into the other.
+    uint64_t part_bytes = nvs_down(bytes / 6, NVS_GRANULE_BYTES);
+    uint64_t small = address + 3 * part_bytes, apart = address + 4 * part_bytes;
     memset(arena, 0, sizeof(*arena));
     arena->random = 2463534242u;
-    arena->zones[NVS_ZONE_LARGE] = (struct nvs_zone){address, large_bytes - NVS_GRANULE_BYTES, NULL};
-    arena->zones[NVS_ZONE_SMALL] = (struct nvs_zone){address + large_bytes, bytes - large_bytes, NULL};
+    arena->zones[NVS_ZONE_LARGE] = (struct nvs_zone){address, small - NVS_GRANULE_BYTES - address, NULL};
+    arena->zones[NVS_ZONE_SMALL] = (struct nvs_zone){small, apart - NVS_GRANULE_BYTES - small, NULL};
+    arena->zones[NVS_ZONE_APART] = (struct nvs_zone){apart, address + bytes - apart, NULL};
     for (size_t i = 0; i < NVS_ZONES; i++) {
         struct nvs_zone *zone = &arena->zones[i];
         zone->root = nvs_span_new(arena);
@@ -35,6 +38,11 @@ void nvs_arena_close(struct nvs_arena *arena) {
         free(arena->extents[i]);
     free(arena->extents);
     memset(arena, 0, sizeof(*arena));
+}
+
+bool nvs_arena_is_apart(const struct nvs_arena *arena, uint64_t address) {
+    const struct nvs_zone *zone = &arena->zones[NVS_ZONE_APART];
+    return address - zone->address < zone->bytes;
 }
 
 // ---- Extents
@@ -109,6 +117,7 @@ struct nvs_extent *nvs_arena_add_extent(struct nvs_arena *arena, uint64_t addres
     arena->extents[at] = extent;
     arena->extent_count++;
     arena->extent_bytes += bytes;
+    arena->apart_bytes += nvs_arena_is_apart(arena, address) ? bytes : 0;
     nvs_arena_refresh(arena, address, address + bytes);
     return extent;
 }
@@ -122,6 +131,7 @@ static void nvs_arena_forget_extent(struct nvs_arena *arena, size_t at) {
 void nvs_arena_remove_extent(struct nvs_arena *arena, struct nvs_extent *extent) {
     uint64_t address = extent->address, bytes = extent->bytes;
     arena->extent_bytes -= bytes;
+    arena->apart_bytes -= nvs_arena_is_apart(arena, address) ? bytes : 0;
     nvs_arena_forget_extent(arena, nvs_arena_extent_from(arena, address));
     nvs_arena_refresh(arena, address, address + bytes);
 }
@@ -140,6 +150,8 @@ struct nvs_extent *nvs_arena_unused_extent(const struct nvs_arena *arena, uint64
 size_t nvs_arena_merge_count(const struct nvs_arena *arena, size_t index) {
     uint64_t end = arena->extents[index]->address;
     size_t count = 0;
+    if (nvs_arena_is_apart(arena, end))
+        return 1;
     for (; index + count < arena->extent_count; count++) {
         const struct nvs_extent *extent = arena->extents[index + count];
         uint64_t bytes = extent->address + extent->bytes - arena->extents[index]->address;

@@ -3,7 +3,9 @@
 //
 // A block may lie on several extents, and an extent under several blocks. Blocks go first where extents already are,
 // else where the least has to be added at the lowest address. Blocks of less than a granule have a zone of their own,
-// so that one of them does not keep a large extent that everything else has left. Extents begin and end on granules.
+// so that one of them does not keep a large extent that everything else has left. So have those that lie *apart*: no
+// other block shares their extents, which no extent is merged with, since the program maps them elsewhere, too
+// (mapping.h). Extents begin and end on granules.
 // A block of 16 MiB or more has extents of its own; for less, what is added is at least an eighth of what is there (at
 // most 32 MiB) where the caller has room for it: few extents, and little that nobody uses. Each zone is a treap of
 // spans, blocks and the free spans between them, ordered by address; every node knows the best free room below it, so
@@ -24,6 +26,7 @@
 #define NVS_EXTENT_GROWTH_BYTES (UINT64_C(32) << 20)
 
 struct nvs_mempool;
+struct nvs_physical;
 struct nvs_stream;
 
 // Where the bytes of an extent are.
@@ -57,16 +60,17 @@ struct nvs_block {
     uint64_t address, bytes;
     bool used; // a block
     // Of a block; the caller's, the arena only keeps them:
-    bool ending;              // it is being freed
-    uint32_t pins;            // reasons why it must stay on the card: bits of enum nvs_pin
-    bool synchronous;         // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
-    uint64_t asked_bytes;     // as the program asked
-    uint64_t identity;        // of the buffer, never used again
-    CUcontext context;        // that it was allocated in
-    struct nvs_mempool *pool; // that it belongs to; NULL: none
-    uint32_t imports;         // other processes that have it mapped, as far as they are known
-    bool ended;               // all its work has, and only its imports keep it
-    uint64_t freed_at;        // ending: it was freed in a stream's order, after so many of its calls
+    bool ending;                   // it is being freed
+    uint32_t pins;                 // reasons why it must stay on the card: bits of enum nvs_pin
+    bool synchronous;              // copies of it are to be synchronous (CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
+    uint64_t asked_bytes;          // as the program asked
+    uint64_t identity;             // of the buffer, never used again
+    CUcontext context;             // that it was allocated in
+    struct nvs_mempool *pool;      // that it belongs to; NULL: none
+    struct nvs_physical *physical; // it is a handle of cuMemCreate (mapping.h); NULL: it is none
+    uint32_t imports;              // other processes that have it mapped, as far as they are known
+    bool ended;                    // all its work has, and only its imports keep it
+    uint64_t freed_at;             // ending: it was freed in a stream's order, after so many of its calls
     struct nvs_block *next_ending;
     // Of a free span: bytes on extents from its start on, and up to its end.
     uint64_t head_bytes, tail_bytes;
@@ -81,7 +85,7 @@ struct nvs_zone {
     struct nvs_block *root;
 };
 
-enum { NVS_ZONE_LARGE, NVS_ZONE_SMALL, NVS_ZONES };
+enum { NVS_ZONE_LARGE, NVS_ZONE_SMALL, NVS_ZONE_APART, NVS_ZONES };
 
 struct nvs_arena {
     uint64_t address, bytes; // 0 bytes: closed
@@ -89,6 +93,7 @@ struct nvs_arena {
     struct nvs_extent **extents; // by address
     size_t extent_count, extent_room;
     uint64_t extent_bytes; // of all of them
+    uint64_t apart_bytes;  // of those that lie apart
     size_t block_count;
     uint32_t random;
 };
@@ -108,6 +113,12 @@ struct nvs_placement {
 // False: there are no such addresses. Nothing is changed.
 bool nvs_arena_place(const struct nvs_arena *arena, uint64_t bytes, uint64_t room_bytes,
                      struct nvs_placement *placement);
+
+// The same for a block of whole granules that lies apart.
+bool nvs_arena_place_apart(const struct nvs_arena *arena, uint64_t bytes, struct nvs_placement *placement);
+
+// True if this address is one of those for blocks that lie apart.
+bool nvs_arena_is_apart(const struct nvs_arena *arena, uint64_t address);
 
 // The first range in [from, to) without an extent, at most NVS_EXTENT_MAX_BYTES of it. False: all is covered.
 bool nvs_arena_missing(const struct nvs_arena *arena, uint64_t from, uint64_t to, uint64_t *address, uint64_t *bytes);

@@ -73,11 +73,22 @@ bool nvs_arena_place(const struct nvs_arena *arena, uint64_t bytes, uint64_t roo
     placement->cover_from = from;
     placement->cover_to = to;
     placement->new_bytes = least_bytes;
-    uint64_t wanted_bytes = nvs_least(nvs_up(arena->extent_bytes / 8, NVS_GRANULE_BYTES), NVS_EXTENT_GROWTH_BYTES);
+    uint64_t wanted_bytes =
+        nvs_least(nvs_up((arena->extent_bytes - arena->apart_bytes) / 8, NVS_GRANULE_BYTES), NVS_EXTENT_GROWTH_BYTES);
     wanted_bytes = nvs_least(wanted_bytes, nvs_down(room_bytes, NVS_GRANULE_BYTES));
     if (nvs_block_is_large(bytes) || least_bytes == 0 || least_bytes >= wanted_bytes || to >= limit)
         return true;
     placement->cover_to = nvs_least(to + wanted_bytes - least_bytes, limit);
     placement->new_bytes = nvs_arena_missing_bytes(arena, from, placement->cover_to);
+    return true;
+}
+
+bool nvs_arena_place_apart(const struct nvs_arena *arena, uint64_t bytes, struct nvs_placement *placement) {
+    uint64_t limit;
+    if (!nvs_zone_place(&arena->zones[NVS_ZONE_APART], bytes, placement, &limit))
+        return false;
+    placement->cover_from = placement->address;
+    placement->cover_to = placement->address + bytes;
+    placement->new_bytes = bytes;
     return true;
 }

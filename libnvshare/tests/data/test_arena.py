@@ -32,7 +32,7 @@ def history(programs: Path) -> History:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    pattern=st.sampled_from(["pytorch", "odd", "small", "mixed"]),
+    pattern=st.sampled_from(["pytorch", "odd", "small", "mixed", "apart"]),
     steps=st.integers(1, 400),
     seed=st.integers(0, 2**32),
     room_mib=st.sampled_from([0, 1, 30, PLENTY_MIB]),

@@ -3,9 +3,10 @@
 //
 //   arena_history <pattern> <steps> <seed> <room_mib>
 //
-// Patterns: pytorch (2 MiB, 20 MiB and large blocks), odd (1 byte to 64 MiB), small (1 to 4096 bytes), mixed. Ends with
-// one line of JSON: the footprint and the needed bytes at the height of the history and after half of it was freed in
-// random order. Any disagreement is an abort with a line on stderr.
+// Patterns: pytorch (2 MiB, 20 MiB and large blocks), odd (1 byte to 64 MiB), small (1 to 4096 bytes), mixed, apart
+// (mixed, and half of them are whole granules that lie apart). Ends with one line of JSON: the footprint and the needed
+// bytes at the height of the history and after half of it was freed in random order. Any disagreement is an abort with
+// a line on stderr.
 #include "arena.h"
 
 #include <inttypes.h>
@@ -49,10 +50,16 @@ static uint64_t size_of(const char *pattern) {
     return kind < 5 ? 1 + random_below(8192) : kind < 8 ? 1 + random_below(4 * MIB) : 1 + random_below(300 * MIB);
 }
 
-static void allocate(uint64_t bytes, uint64_t room_bytes) {
+static void allocate(uint64_t bytes, uint64_t room_bytes, bool apart) {
     struct nvs_placement placement;
     uint64_t before_bytes = arena.extent_bytes, address, length, from;
-    CHECK(nvs_arena_place(&arena, bytes, room_bytes, &placement));
+    if (apart)
+        bytes = (bytes + NVS_GRANULE_BYTES - 1) / NVS_GRANULE_BYTES * NVS_GRANULE_BYTES;
+    CHECK(apart ? nvs_arena_place_apart(&arena, bytes, &placement)
+                : nvs_arena_place(&arena, bytes, room_bytes, &placement));
+    CHECK(nvs_arena_is_apart(&arena, placement.address) == apart);
+    CHECK(!apart || (placement.cover_from == placement.address && placement.cover_to == placement.address + bytes &&
+                     placement.new_bytes == bytes));
     CHECK(placement.bytes >= bytes && placement.bytes < bytes + NVS_BLOCK_ALIGNMENT);
     CHECK(placement.address % NVS_BLOCK_ALIGNMENT == 0);
     CHECK(placement.cover_from <= placement.address);
@@ -94,14 +101,18 @@ static void compare(void) {
     struct nvs_block **sorted = malloc((count + 1) * sizeof(struct nvs_block *));
     memcpy(sorted, blocks, count * sizeof(struct nvs_block *));
     qsort(sorted, count, sizeof(struct nvs_block *), by_address);
-    uint64_t extent_bytes = 0, end = 0;
+    uint64_t extent_bytes = 0, apart_bytes = 0, end = 0;
     CHECK(arena.block_count == count);
     for (size_t i = 0; i < arena.extent_count; i++) {
         CHECK(arena.extents[i]->address >= end && arena.extents[i]->used_bytes > 0);
+        if (nvs_arena_is_apart(&arena, arena.extents[i]->address)) { // one block has all of it
+            CHECK(arena.extents[i]->used_bytes == arena.extents[i]->bytes && nvs_arena_merge_count(&arena, i) == 1);
+            apart_bytes += arena.extents[i]->bytes;
+        }
         end = arena.extents[i]->address + arena.extents[i]->bytes;
         extent_bytes += arena.extents[i]->bytes;
     }
-    CHECK(extent_bytes == arena.extent_bytes);
+    CHECK(extent_bytes == arena.extent_bytes && apart_bytes == arena.apart_bytes);
     struct nvs_block *next = nvs_arena_next_block(&arena, 0);
     uint64_t used_bytes = 0, missing, length;
     for (size_t i = 0; i < count; i++) {
@@ -137,7 +148,7 @@ int main(int argc, char **argv) {
         if (count > 0 && random_below(4) == 0)
             release(random_below(count));
         else
-            allocate(size_of(pattern), room_bytes);
+            allocate(size_of(pattern), room_bytes, strcmp(pattern, "apart") == 0 && random_below(2) == 0);
         if (step % compares == 0)
             compare();
     }
