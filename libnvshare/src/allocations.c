@@ -1,11 +1,13 @@
 // The wrappers that allocate, free, and answer how much memory there is.
 //
-// Linear and pitched memory comes out of the device's arena and can move (stream-ordered memory, too: mempool.c).
-// Managed memory, physical handles on a device, and arrays are the driver's own: counted, and pinned.
+// Linear and pitched memory comes out of the device's arena and can move (stream-ordered memory, too: mempool.c), and
+// so does most physical memory of cuMemCreate (physical.c). Managed memory, other physical memory, and arrays are the
+// driver's own: counted, and pinned.
 #include "call.h"
 #include "footprint.h"
 #include "library.h"
 #include "managed.h"
+#include "physical.h"
 
 // Alignment of rows that is assumed before the driver has chosen the pitch.
 #define NVS_PITCH_BYTES 512u
@@ -96,7 +98,9 @@ NVS_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t siz
         device = nvs_device_of_ordinal(prop->location.id);
     if (device == NULL || handle == NULL || size == 0)
         return nvs_real.cuMemCreate(handle, size, prop, flags);
-    NVS_ALLOCATE(device, NULL, size, nvs_real.cuMemCreate(handle, size, prop, flags), *handle, NVS_PIN_HANDLE);
+    if (nvs_physical_can_move(size, prop, flags) && nvs_memory_ready(device))
+        return nvs_physical_create(device, size, prop, handle);
+    NVS_ALLOCATE(device, NULL, size, nvs_real.cuMemCreate(handle, size, prop, flags), *handle, nvs_physical_pin(prop));
 }
 
 // ---- Arrays. Their size in memory is the driver's secret; what counts is the size of their elements.
@@ -189,7 +193,18 @@ NVS_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr) {
     return result;
 }
 
-NVS_FREE_WRAPPER(cuMemRelease, handle, (CUmemGenericAllocationHandle handle), (handle))
+NVS_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+    struct nvs_device *device = nvs_memory_device_of(handle);
+    if (nvs_real.cuMemRelease == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    if (device != NULL)
+        return nvs_physical_release(device, handle);
+    struct nvs_allocation allocation = nvs_footprint_take(handle);
+    CUresult result = nvs_real.cuMemRelease(handle);
+    nvs_footprint_freed(&allocation, result);
+    return result;
+}
+
 NVS_FREE_WRAPPER(cuArrayDestroy, hArray, (CUarray hArray), (hArray))
 NVS_FREE_WRAPPER(cuMipmappedArrayDestroy, hMipmappedArray, (CUmipmappedArray hMipmappedArray), (hMipmappedArray))
 

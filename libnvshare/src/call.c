@@ -3,6 +3,7 @@
 #include "capture.h"
 #include "graph.h"
 #include "library.h"
+#include "mapping.h"
 
 static const struct nvs_call nvs_call_unmanaged = {NULL, NULL, 0};
 
@@ -75,9 +76,15 @@ void nvs_call_leave_memory(struct nvs_thread *thread) {
         atomic_store_explicit(&thread->calls, 0, memory_order_release);
 }
 
+// The device whose memory is at the address, as far as it can move; NULL: none.
+static const struct nvs_device *nvs_call_holder(CUdeviceptr pointer) {
+    const struct nvs_device *device = nvs_memory_device_of(pointer);
+    return device != NULL ? device : nvs_mapping_device_of(pointer);
+}
+
 static bool nvs_on_card(CUdeviceptr pointer) {
     CUmemorytype type = CU_MEMORYTYPE_HOST;
-    if (nvs_memory_device_of(pointer) != NULL)
+    if (nvs_call_holder(pointer) != NULL)
         return true; // it may be away: the driver would not know it
     return nvs_real.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, pointer) == CUDA_SUCCESS &&
            type == CU_MEMORYTYPE_DEVICE;
@@ -127,7 +134,7 @@ uint32_t nvs_call_names(uint32_t needs, CUdeviceptr one, CUdeviceptr other) {
         return needs;
     const CUdeviceptr addresses[2] = {one, other};
     for (int i = 0; i < 2; i++) {
-        const struct nvs_device *device = nvs_memory_device_of(addresses[i]);
+        const struct nvs_device *device = nvs_call_holder(addresses[i]);
         if (device != NULL)
             needs |= 1u << (NVS_NEEDS_DEVICES + device->ordinal);
     }

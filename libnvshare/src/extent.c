@@ -1,6 +1,7 @@
 #include "extent.h"
 
 #include "log.h"
+#include "mapping.h"
 
 CUresult nvs_extent_access(const struct nvs_device *device, const struct nvs_extent *extent) {
     CUmemAccessDesc access[NVS_DEVICES_MAX];
@@ -41,17 +42,8 @@ static CUresult nvs_extent_map(struct nvs_device *device, struct nvs_extent *ext
     return result;
 }
 
-CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent) {
-    CUresult result = extent->handle == 0 ? nvs_extent_map(device, extent) : CUDA_SUCCESS;
-    if (result != CUDA_SUCCESS)
-        return result;
-    result = nvs_extent_access(device, extent);
-    if (result != CUDA_SUCCESS && nvs_extent_drop(extent) != CUDA_SUCCESS)
-        nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays mapped", device->uuid);
-    return result;
-}
-
-CUresult nvs_extent_drop(struct nvs_extent *extent) {
+// Only what is mapped for the library.
+static CUresult nvs_extent_unmap(struct nvs_extent *extent) {
     CUresult result = nvs_real.cuMemUnmap(extent->address, extent->bytes);
     if (result != CUDA_SUCCESS)
         return result;
@@ -60,4 +52,26 @@ CUresult nvs_extent_drop(struct nvs_extent *extent) {
         nvs_log_once(NVS_LOG_ERROR, "the driver does not take physical memory back: it stays allocated");
     extent->handle = 0;
     return CUDA_SUCCESS;
+}
+
+CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent) {
+    CUresult result = extent->handle == 0 ? nvs_extent_map(device, extent) : CUDA_SUCCESS;
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = nvs_extent_access(device, extent);
+    if (result == CUDA_SUCCESS)
+        result = nvs_mapping_attach(device, extent);
+    if (result != CUDA_SUCCESS && nvs_extent_unmap(extent) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_ERROR, "%s: memory that could not be used stays mapped", device->uuid);
+    return result;
+}
+
+CUresult nvs_extent_drop(struct nvs_device *device, struct nvs_extent *extent) {
+    CUresult result = nvs_mapping_detach(device, extent);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = nvs_extent_unmap(extent);
+    if (result != CUDA_SUCCESS && nvs_mapping_attach(device, extent) != CUDA_SUCCESS)
+        nvs_log_once(NVS_LOG_ERROR, "%s: memory that stays is not mapped for the program any more", device->uuid);
+    return result;
 }

@@ -1,4 +1,4 @@
-// The driver's side of an extent: physical memory that is mapped at its addresses.
+// The driver's side of an extent: physical memory that is mapped at its addresses, and where the program mapped it.
 #ifndef NVS_EXTENT_H
 #define NVS_EXTENT_H
 
@@ -11,7 +11,7 @@
 CUresult nvs_extent_make(struct nvs_device *device, struct nvs_extent *extent);
 
 // Takes the memory away: nothing may be in flight on it. CUDA_SUCCESS, or the driver's error and it is as it was.
-CUresult nvs_extent_drop(struct nvs_extent *extent);
+CUresult nvs_extent_drop(struct nvs_device *device, struct nvs_extent *extent);
 
 // Sets the access of the devices that have it now, after `accessed_by` has changed.
 CUresult nvs_extent_access(const struct nvs_device *device, const struct nvs_extent *extent);

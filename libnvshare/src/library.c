@@ -11,6 +11,7 @@
 #include "host_reserve.h"
 #include "ipc.h"
 #include "log.h"
+#include "mapping.h"
 #include "mempool.h"
 #include "settings.h"
 #include "slice.h"
@@ -51,6 +52,7 @@ static void nvs_atfork_child(void) {
     nvs_graph_atfork_child();
     nvs_ipc_atfork_child();
     nvs_mempool_atfork_child();
+    nvs_mapping_atfork_child();
     nvs_slice_atfork_child();
     nvs_channel_atfork_child();
 }

@@ -117,7 +117,7 @@ static void nvs_load_keep(struct nvs_device *device, struct nvs_extent *extent) 
 
 // Takes an extent, which has its copy in host memory, off the card. Caller holds the memory's lock.
 static bool nvs_load_drop(struct nvs_device *device, struct nvs_extent *extent) {
-    if (nvs_extent_drop(extent) != CUDA_SUCCESS)
+    if (nvs_extent_drop(device, extent) != CUDA_SUCCESS)
         return false;
     extent->place = NVS_EXTENT_AWAY;
     nvs_load_account(device, -(int64_t)extent->bytes, -(int64_t)extent->bytes);
@@ -143,7 +143,7 @@ bool nvs_load_room(struct nvs_device *device, struct nvs_load *load, struct nvs_
         struct nvs_extent *extent = load->extents[--load->count];
         load->bytes -= extent->bytes;
         nvs_load_keep(device, extent);
-        nvs_memory_trim(device, extent->address, extent->address + extent->bytes);
+        nvs_memory_settle(device, extent->address, extent->address + extent->bytes);
     }
     pthread_mutex_unlock(&device->memory.lock);
     return false;
@@ -196,7 +196,7 @@ uint64_t nvs_load_end(struct nvs_device *device, struct nvs_load *load, CUresult
                 nvs_load_add(load, extent, NVS_EXTENT_COMING);
         }
         moved_bytes += moves ? to - from : 0;
-        nvs_memory_trim(device, from, to); // it may have been freed meanwhile
+        nvs_memory_settle(device, from, to);
     }
     pthread_mutex_unlock(&device->memory.lock);
     return moved_bytes;

@@ -16,7 +16,7 @@
 #include <time.h>
 
 // Addresses a byte of the card, so that what is left between blocks does not matter.
-#define NVS_ADDRESSES_FACTOR 4u
+#define NVS_ADDRESSES_FACTOR 6u
 
 // How long an allocation that the plan allows is tried again while the card has no room, and how often.
 #define NVS_FULL_NS UINT64_C(3000000000)
@@ -110,7 +110,7 @@ void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
         from = extent->address + extent->bytes;
         if (extent->place == NVS_EXTENT_AWAY)
             nvs_swap_forget(extent);
-        CUresult result = extent->handle == 0 ? CUDA_SUCCESS : nvs_extent_drop(extent);
+        CUresult result = extent->handle == 0 ? CUDA_SUCCESS : nvs_extent_drop(device, extent);
         if (result != CUDA_SUCCESS) {
             nvs_log_once(NVS_LOG_ERROR, "%s: the driver does not unmap freed memory (error %d): it stays", device->uuid,
                          result);
@@ -158,6 +158,15 @@ static struct nvs_quarantine *nvs_memory_freed(const struct nvs_device *device, 
     return request->stream == NULL ? NULL : &request->stream->freed[device->ordinal];
 }
 
+// Caller holds both locks.
+static bool nvs_memory_place(const struct nvs_device *device, const struct nvs_request *request,
+                             struct nvs_placement *placement) {
+    const struct nvs_arena *arena = &device->memory.arena;
+    return request->physical != NULL
+               ? nvs_arena_place_apart(arena, request->bytes, placement)
+               : nvs_arena_place(arena, request->bytes, nvs_footprint_room_bytes(device), placement);
+}
+
 // Finds a place whose bytes are reserved, waiting for the scheduler if need be, or a block to use again. Caller holds
 // the memory's lock, which is given up meanwhile.
 static CUresult nvs_memory_reserve(struct nvs_device *device, const struct nvs_request *request,
@@ -178,8 +187,7 @@ static CUresult nvs_memory_reserve(struct nvs_device *device, const struct nvs_r
             continue;
         }
         pthread_mutex_lock(&device->lock);
-        bool placed = *reused != NULL ||
-                      nvs_arena_place(&memory->arena, request->bytes, nvs_footprint_room_bytes(device), placement);
+        bool placed = *reused != NULL || nvs_memory_place(device, request, placement);
         wish.needed_bytes = *reused != NULL || !placed ? 0 : placement->new_bytes;
         result = placed ? nvs_footprint_try(&wish) : CUDA_ERROR_OUT_OF_MEMORY;
         if (result != CUDA_ERROR_NOT_READY)
@@ -241,7 +249,8 @@ static CUresult nvs_memory_try(struct nvs_device *device, const struct nvs_reque
         memory->context = request->context != NULL ? request->context : memory->context;
         nvs_mempool_took(request->pool, request->bytes, reused == NULL ? block->bytes : 0);
         block->asked_bytes = request->bytes;
-        block->context = request->pool == NULL ? request->context : NULL;
+        block->context = request->pool == NULL && request->physical == NULL ? request->context : NULL;
+        block->physical = request->physical;
         block->pool = request->pool;
         block->identity = ++memory->identity;
         *address = block->address;

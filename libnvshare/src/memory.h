@@ -46,9 +46,10 @@ struct nvs_device *nvs_memory_device_of(CUdeviceptr address);
 // An allocation as it is asked for.
 struct nvs_request {
     uint64_t bytes;
-    CUcontext context;         // that is current; NULL: one of another device
-    struct nvs_mempool *pool;  // NULL: the block belongs to the context, and ends with it
-    struct nvs_stream *stream; // in whose order it is used first; NULL: in none
+    CUcontext context;             // that is current; NULL: one of another device
+    struct nvs_mempool *pool;      // NULL: the block belongs to the context, and ends with it
+    struct nvs_stream *stream;     // in whose order it is used first; NULL: in none
+    struct nvs_physical *physical; // the block is this handle of cuMemCreate, and lies apart; NULL: it is none
 };
 
 // Allocates, waiting for the scheduler if need be. CUDA_SUCCESS and the address, CUDA_ERROR_OUT_OF_MEMORY, or the error
@@ -73,13 +74,17 @@ void nvs_memory_context_replaced(struct nvs_device *device, CUcontext context, C
 // NULL: no device.
 void nvs_memory_share(struct nvs_device *device, struct nvs_device *accessor);
 
-// What is known of the block that holds an address of the arena.
+// What is known of the block that holds an address of the arena, or of the mapping of it that the program made there.
 struct nvs_block_facts {
     uint64_t address, bytes; // as the program asked
     uint64_t identity;
     CUcontext context;
     bool synchronous, rdma;
-    struct nvs_mempool *pool; // NULL: of none
+    struct nvs_mempool *pool;            // NULL: of none
+    uint64_t home;                       // where the address that was asked for is in the arena
+    bool mapped;                         // by the program itself, and then:
+    uint64_t range_address, range_bytes; // the program's reservation
+    uint32_t access;                     // of the memory's own device: CUmemAccess_flags
 };
 
 // CUDA_SUCCESS, or CUDA_ERROR_INVALID_VALUE: no block holds it.
@@ -95,11 +100,17 @@ CUresult nvs_memory_pin(struct nvs_device *device, CUdeviceptr address, uint64_t
 // its physical memory stays on the card anyway.
 void nvs_memory_import_ended(struct nvs_device *device, uint64_t address, uint64_t identity);
 
+// Takes a block out of the arena, with its pins, once no other process has it mapped. Caller holds the memory's lock.
+void nvs_memory_end(struct nvs_device *device, struct nvs_block *block);
+
 // Takes all pins off a block that ends. Caller holds the memory's lock.
 void nvs_memory_unpin(struct nvs_device *device, struct nvs_block *block);
 
 // Gives the memory of extents without blocks back. Caller holds the memory's lock.
 void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to);
+
+// The same for an extent that was under way and is at rest again, whose block may have been freed meanwhile.
+void nvs_memory_settle(struct nvs_device *device, uint64_t from, uint64_t to);
 
 // A context of this device that lives: that of the last allocation if it does. NULL: none. Caller holds the memory's
 // lock.

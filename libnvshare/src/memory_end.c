@@ -5,7 +5,10 @@
 #include "footprint.h"
 #include "memory.h"
 #include "mempool.h"
+#include "physical.h"
 #include "stream.h"
+
+#include <stdlib.h>
 
 // Work of these devices may be on its memory.
 static uint32_t nvs_memory_users(const struct nvs_device *device) {
@@ -16,16 +19,25 @@ static uint32_t nvs_memory_users(const struct nvs_device *device) {
     return users;
 }
 
-// Takes a block out of the arena, once no other process has it mapped. Caller holds the memory's lock.
-static void nvs_memory_end(struct nvs_device *device, struct nvs_block *block) {
+void nvs_memory_end(struct nvs_device *device, struct nvs_block *block) {
     block->ending = block->ended = true;
     if (block->imports > 0)
         return;
     uint64_t from = block->address, to = block->address + block->bytes;
+    free(block->physical);
+    block->physical = NULL;
     nvs_memory_unpin(device, block);
     nvs_mempool_ended(block->pool, block->bytes);
     nvs_arena_remove_block(&device->memory.arena, block);
     nvs_memory_trim(device, from, to);
+}
+
+void nvs_memory_settle(struct nvs_device *device, uint64_t from, uint64_t to) {
+    struct nvs_block *block = nvs_arena_find_block(&device->memory.arena, from);
+    if (block != NULL && block->physical != NULL && block->ending)
+        nvs_physical_end(device, block);
+    else
+        nvs_memory_trim(device, from, to);
 }
 
 // What streams have freed of the device's memory: devices (bits) that have such streams. Caller holds the memory's
@@ -88,7 +100,7 @@ CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address, struct 
     struct nvs_memory *memory = &device->memory;
     pthread_mutex_lock(&memory->lock);
     struct nvs_block *block = nvs_arena_find_block(&memory->arena, address);
-    if (block == NULL || block->address != address || block->ending) {
+    if (block == NULL || block->address != address || block->ending || block->physical != NULL) {
         pthread_mutex_unlock(&memory->lock);
         return CUDA_ERROR_INVALID_VALUE;
     }

@@ -41,11 +41,20 @@ CUresult nvs_memory_facts(struct nvs_device *device, CUdeviceptr address, struct
     struct nvs_memory *memory = &device->memory;
     pthread_mutex_lock(&memory->lock);
     const struct nvs_block *block = nvs_memory_block(memory, address, 1);
-    if (block != NULL)
-        *facts = (struct nvs_block_facts){block->address,     block->asked_bytes, block->identity, block->context,
-                                          block->synchronous, memory->rdma,       block->pool};
+    bool known = block != NULL && block->physical == NULL; // of such a block the program knows no address here
+    if (known)
+        *facts = (struct nvs_block_facts){
+            .address = block->address,
+            .bytes = block->asked_bytes,
+            .identity = block->identity,
+            .context = block->context,
+            .synchronous = block->synchronous,
+            .rdma = memory->rdma,
+            .pool = block->pool,
+            .home = address,
+        };
     pthread_mutex_unlock(&memory->lock);
-    return block == NULL ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+    return known ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 // Whether all of the block is on the card and at rest. Caller holds the memory's lock.

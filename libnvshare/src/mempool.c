@@ -189,8 +189,10 @@ static CUresult nvs_order_allocate(CUmemoryPool handle, CUstream stream, size_t 
         stream == NULL || stream == CU_STREAM_LEGACY ? CUDA_SUCCESS : nvs_real.cuStreamIsCapturing(stream, &status);
     if (result != CUDA_SUCCESS)
         return result; // no such stream
-    struct nvs_request request = {bytes, pool->device == device ? context : NULL, pool,
-                                  nvs_stream_find(nvs_thread_join(), context, stream)};
+    struct nvs_request request = {.bytes = bytes,
+                                  .context = pool->device == device ? context : NULL,
+                                  .pool = pool,
+                                  .stream = nvs_stream_find(nvs_thread_join(), context, stream)};
     return nvs_memory_allocate(pool->device, &request, address);
 }
 

@@ -11,6 +11,9 @@ static const struct nvs_pin_words {
     [NVS_PIN_LINEAR] = {"block outside of the arena", "blocks outside of the arena"},
     [NVS_PIN_MANAGED] = {"managed allocation", "managed allocations"},
     [NVS_PIN_STREAM_ORDERED] = {"stream-ordered allocation", "stream-ordered allocations"},
+    [NVS_PIN_ACCESS] = {"handle that more than devices may access", "handles that more than devices may access"},
+    [NVS_PIN_BOUND] = {"handle bound to a multicast object", "handles bound to multicast objects"},
+    [NVS_PIN_EXPORTABLE] = {"exportable handle of cuMemCreate", "exportable handles of cuMemCreate"},
     [NVS_PIN_HANDLE] = {"handle of cuMemCreate", "handles of cuMemCreate"},
     [NVS_PIN_ARRAY] = {"array", "arrays"},
 };

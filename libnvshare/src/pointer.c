@@ -1,11 +1,12 @@
 // The wrappers that answer questions about addresses: those of the arena, and of imported blocks, are answered here, as
-// the driver answers for memory of cuMemAlloc, whether the memory is on the card or away (decision 0006).
+// the driver answers for memory of cuMemAlloc, whether the memory is on the card or away (decision 0006); and those
+// that the program mapped itself, as the driver answers for these.
 #include "device.h"
 #include "ipc.h"
 #include "library.h"
+#include "mapping.h"
 #include "mempool.h"
-
-#define NVS_READ_WRITE 3u // CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE
+#include "vmm.h"
 
 // What asks the driver about a block that cannot move meanwhile.
 struct nvs_question {
@@ -22,9 +23,9 @@ static CUresult nvs_ask_tokens(struct nvs_block *block, void *argument) {
 }
 
 // Whoever wants tokens, or synchronous copies, is about to let another device read the memory.
-static CUresult nvs_pointer_tokens(struct nvs_device *device, CUdeviceptr address, void *data) {
+static CUresult nvs_pointer_tokens(struct nvs_device *device, uint64_t home, CUdeviceptr address, void *data) {
     struct nvs_question question = {CU_POINTER_ATTRIBUTE_P2P_TOKENS, address, data, NULL};
-    return nvs_memory_pin(device, address, 1, NVS_PIN_RDMA, nvs_ask_tokens, &question);
+    return nvs_memory_pin(device, home, 1, NVS_PIN_RDMA, nvs_ask_tokens, &question);
 }
 
 // Whether the library answers for this address: `device` is then the one that it belongs to, and `facts` what is known
@@ -32,7 +33,7 @@ static CUresult nvs_pointer_tokens(struct nvs_device *device, CUdeviceptr addres
 static bool nvs_pointer_is_ours(CUdeviceptr address, struct nvs_device **device, struct nvs_block_facts *facts) {
     *device = nvs_memory_device_of(address);
     if (*device == NULL)
-        return nvs_ipc_facts(address, device, facts);
+        return nvs_mapping_facts(address, device, facts) || nvs_ipc_facts(address, device, facts);
     if (nvs_memory_facts(*device, address, facts) != CUDA_SUCCESS)
         *facts = (struct nvs_block_facts){0};
     return true;
@@ -58,7 +59,7 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_b
     case CU_POINTER_ATTRIBUTE_HOST_POINTER:
         return CUDA_ERROR_INVALID_VALUE;
     case CU_POINTER_ATTRIBUTE_P2P_TOKENS:
-        return nvs_pointer_tokens(device, address, data);
+        return nvs_pointer_tokens(device, block.home, address, data);
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
         *(unsigned *)data = block.synchronous;
         return CUDA_SUCCESS;
@@ -73,16 +74,16 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_b
         *(int *)data = device->ordinal;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
-        *(unsigned *)data = block.pool == NULL;
+        *(unsigned *)data = block.pool == NULL && !block.mapped;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MAPPED:
         *(unsigned *)data = 1;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
-        *(CUdeviceptr *)data = block.address;
+        *(CUdeviceptr *)data = block.mapped ? block.range_address : block.address;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
-        *(size_t *)data = block.bytes;
+        *(size_t *)data = block.mapped ? block.range_bytes : block.bytes;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
         *(unsigned long long *)data = 0;
@@ -91,7 +92,7 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_b
         *(unsigned *)data = block.rdma;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
-        *(unsigned long long *)data = NVS_READ_WRITE;
+        *(unsigned long long *)data = block.mapped ? block.access : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
         *(CUmemoryPool *)data = block.pool == NULL ? NULL : block.pool->handle;
@@ -167,16 +168,17 @@ NVS_EXPORT CUresult cuPointerSetAttribute(const void *value, CUpointer_attribute
     if (!nvs_library_start() || nvs_real.cuPointerSetAttribute == NULL)
         return CUDA_ERROR_NOT_INITIALIZED;
     struct nvs_device *device = nvs_memory_device_of(ptr);
+    struct nvs_block_facts block = {0};
+    bool mapped = device == NULL && nvs_mapping_facts(ptr, &device, &block);
     if (device == NULL || value == NULL)
         return nvs_real.cuPointerSetAttribute(value, attribute, ptr);
     if (attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS)
         return CUDA_ERROR_INVALID_VALUE; // the only one that can be set
-    struct nvs_block_facts block;
-    CUresult result = nvs_memory_facts(device, ptr, &block);
+    CUresult result = mapped ? CUDA_SUCCESS : nvs_memory_facts(device, ptr, &block);
     if (result != CUDA_SUCCESS || (*(const unsigned *)value == 0 && !block.synchronous))
         return result;
     struct nvs_question question = {attribute, ptr, NULL, value};
-    return nvs_memory_pin(device, ptr, 1, NVS_PIN_RDMA, nvs_set_synchronous, &question);
+    return nvs_memory_pin(device, block.home, 1, NVS_PIN_RDMA, nvs_set_synchronous, &question);
 }
 
 NVS_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, CUdeviceptr dptr) {
@@ -193,14 +195,6 @@ NVS_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, C
     if (psize != NULL)
         *psize = block.bytes;
     return CUDA_SUCCESS;
-}
-
-NVS_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr) {
-    if (!nvs_library_start() || nvs_real.cuMemRetainAllocationHandle == NULL)
-        return CUDA_ERROR_NOT_SUPPORTED;
-    if (nvs_memory_device_of((uintptr_t)addr) != NULL)
-        return CUDA_ERROR_INVALID_VALUE; // no memory that the program mapped
-    return nvs_real.cuMemRetainAllocationHandle(handle, addr);
 }
 
 struct nvs_range_question {
@@ -223,8 +217,11 @@ NVS_EXPORT CUresult cuMemGetHandleForAddressRange(void *handle, CUdeviceptr dptr
     if (!nvs_library_start() || nvs_real.cuMemGetHandleForAddressRange == NULL)
         return CUDA_ERROR_NOT_SUPPORTED;
     struct nvs_device *device = nvs_memory_device_of(dptr);
-    if (device == NULL)
-        return nvs_real.cuMemGetHandleForAddressRange(handle, dptr, size, handleType, flags);
+    if (device == NULL) {
+        CUresult result = nvs_vmm_pin(dptr, size, NVS_PIN_RANGE);
+        return result != CUDA_SUCCESS ? result
+                                      : nvs_real.cuMemGetHandleForAddressRange(handle, dptr, size, handleType, flags);
+    }
     struct nvs_range_question question = {handle, dptr, size, handleType, flags};
     // Pages of the host are what it is asked for, and may reach beyond the block's end.
     return nvs_memory_pin(device, dptr, 1, NVS_PIN_RANGE, nvs_ask_range, &question);

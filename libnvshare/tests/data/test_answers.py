@@ -124,7 +124,8 @@ def test_a_block_that_another_device_may_read_is_pinned_until_it_is_freed(relay:
     ("allocate", "reason"),
     [
         ("driver.cuMemAllocManaged(4 * MIB, 1)", "2 managed allocations"),
-        ("driver.cuMemCreate(4 * MIB, prop, 0)", "2 handles of cuMemCreate"),
+        ("exportable()", "2 exportable handles of cuMemCreate"),
+        ("compressible()", "2 handles of cuMemCreate"),
     ],
 )
 def test_what_only_the_driver_could_move_is_pinned_with_its_reason(
@@ -136,6 +137,15 @@ def test_what_only_the_driver_could_move_is_pinned_with_its_reason(
         prop = driver.CUmemAllocationProp()
         prop.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         prop.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+
+        def exportable():
+            prop.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+            return driver.cuMemCreate(4 * MIB, prop, 0)
+
+        def compressible():
+            prop.allocFlags.compressionType = 1
+            return driver.cuMemCreate(4 * MIB, prop, 0)
+
         held = [ok({allocate}) for _ in range(2)]
         say(held=True)
         hear()

@@ -94,7 +94,8 @@ def test_launches_and_copies_wait_while_a_part_is_away(call: str, relay: Scripte
 
 def test_the_card_has_the_memory_that_left(relay: ScriptedRelay, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVSHARE_EMULATOR_DIR", str(relay.path.parent / "cards"))
-    program = run(FILLED.format(sizes="[256, 256]") + CHECKS)
+    mapped = "    gpu, mapped = Gpu(), SleepingMemory([300, 20])\n    mapped.wake()\n"
+    program = run(mapped + FILLED.format(sizes="[256, 256]") + CHECKS)
     client = relay.client_with_plan()
     program.said()
     before_bytes = account.totals().used_bytes

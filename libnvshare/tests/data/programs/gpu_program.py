@@ -105,6 +105,93 @@ class Gpu:
         return bytes(data)
 
 
+# ---- A program's own virtual memory management: what PyTorch and vLLM do in C++.
+
+
+def properties(ordinal: int = 0, *, exportable: bool = False) -> Any:
+    """Of physical memory on a device."""
+    asked = driver.CUmemAllocationProp()
+    asked.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+    asked.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+    asked.location.id = ordinal
+    if exportable:
+        asked.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+    return asked
+
+
+def access(*ordinals: int, flags: int = 3) -> list[Any]:
+    """Of devices, as cuMemSetAccess wants it; 3 is read and write."""
+    descriptions = []
+    for ordinal in ordinals or (0,):
+        description = driver.CUmemAccessDesc()
+        description.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        description.location.id = ordinal
+        description.flags = driver.CUmemAccess_flags(flags)
+        descriptions.append(description)
+    return descriptions
+
+
+def reserve(size_bytes: int) -> int:
+    return int(ok(driver.cuMemAddressReserve(size_bytes, 0, 0, 0)))
+
+
+def create(size_bytes: int, ordinal: int = 0, *, exportable: bool = False) -> Any:
+    return ok(driver.cuMemCreate(size_bytes, properties(ordinal, exportable=exportable), 0))
+
+
+def attach(address: int, size_bytes: int, handle: Any, *ordinals: int) -> None:
+    """Maps it and lets the devices in."""
+    ok(driver.cuMemMap(address, size_bytes, 0, handle, 0))
+    ok(driver.cuMemSetAccess(address, size_bytes, access(*ordinals), len(ordinals) or 1))
+
+
+class ExpandableSegment:
+    """As PyTorch's: a large reservation that grows and shrinks at its end by pieces of one size."""
+
+    def __init__(self, room_bytes: int, piece_bytes: int) -> None:
+        self.address = reserve(room_bytes)
+        self.piece_bytes = piece_bytes
+        self.handles: list[Any] = []
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.handles) * self.piece_bytes
+
+    def grow(self, pieces: int) -> None:
+        start = self.address + self.size_bytes
+        for index in range(pieces):
+            self.handles.append(create(self.piece_bytes))
+            ok(driver.cuMemMap(start + index * self.piece_bytes, self.piece_bytes, 0, self.handles[-1], 0))
+        ok(driver.cuMemSetAccess(start, pieces * self.piece_bytes, access(), 1))
+
+    def shrink(self, pieces: int) -> None:
+        ok(driver.cuCtxSynchronize())
+        for _ in range(pieces):
+            handle = self.handles.pop()
+            ok(driver.cuMemUnmap(self.address + self.size_bytes, self.piece_bytes))
+            ok(driver.cuMemRelease(handle))
+
+
+class SleepingMemory:
+    """As vLLM's allocator: each block has its own addresses, which stay while its memory sleeps."""
+
+    def __init__(self, sizes_mib: list[int]) -> None:
+        self.blocks = [(reserve(size * MIB), size * MIB) for size in sizes_mib]
+        self.handles: list[Any] = []
+
+    def wake(self) -> None:
+        for address, size_bytes in self.blocks:
+            self.handles.append(create(size_bytes))
+            attach(address, size_bytes, self.handles[-1])
+
+    def sleep(self) -> None:
+        ok(driver.cuCtxSynchronize())
+        for (address, size_bytes), handle in zip(self.blocks, self.handles, strict=True):
+            ok(driver.cuMemUnmap(address, size_bytes))
+            ok(driver.cuMemRelease(handle))
+        self.handles.clear()
+
+
 def turns(since_ns: int = 0, card: int = 0) -> list[tuple[int, int]]:
     """When this process had the card's compute engine, by the card's own account: starts and ends after `since_ns`."""
     from nvshare.emulator import account
