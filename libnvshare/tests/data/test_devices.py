@@ -1,5 +1,6 @@
 """Several devices in one process: each has its own lock (E11, A3)."""
 
+import pytest
 from libnvshare.tests.data.conftest import Client, Program, Run, ScriptedRelay
 from libnvshare.tests.data.moving import bring_back, move
 
@@ -169,16 +170,27 @@ def test_e11_memory_stays_while_a_copy_on_a_stream_of_its_device_is_in_flight_wh
     program.end()
 
 
-def test_e11_a_copy_between_an_array_and_memory_waits_for_the_memory(relay: ScriptedRelay, run: Run) -> None:
-    # The emulated driver has no arrays: what counts is that it is not asked before.
+# Copies that the emulated driver does not have: what counts is that it is not asked while the memory is away.
+UNKNOWN_COPIES = {
+    "to an array": "cuMemcpyDtoA_v2(None, ctypes.c_size_t(0), ctypes.c_uint64(int(target)), ctypes.c_size_t(64))",
+    "in a batch": "cuMemcpy3DBatchAsync_v2(ctypes.c_size_t(1), operation, ctypes.c_uint64(0), None)",
+}
+
+
+@pytest.mark.parametrize("copy", UNKNOWN_COPIES)
+def test_e11_a_copy_waits_for_the_memory_that_it_names_whichever_device_is_current(
+    copy: str, relay: ScriptedRelay, run: Run
+) -> None:
     program, client, second = two_devices(
         relay,
         run,
-        """
-    import ctypes
+        f"""
+    import ctypes, struct
+    operands = b"".join(struct.pack("<ii4Q", 1, 0, int(address), 64, 1, 0) for address in (source, target))
+    operation = operands + struct.pack("<3Qii", 64, 1, 1, 0, 0)
     hear()
     one.use()
-    assert ctypes.CDLL(None).cuMemcpyDtoA_v2(None, ctypes.c_size_t(0), ctypes.c_uint64(int(target)), 64) != 0
+    assert ctypes.CDLL(None).{UNKNOWN_COPIES[copy]} != 0
     """,
     )
     client.grant(second, may_launch=False, resident_bytes=0)
