@@ -2,7 +2,7 @@
 
 import pytest
 
-from nvshare.cli.arguments import emulated_gpus, mode_name, parse_quantum, size_bytes, with_emulate_number
+from nvshare.cli.arguments import emulated_gpus, gpu_indices, mode_name, parse_quantum, size_bytes, with_emulate_number
 from nvshare.cli.errors import CommandError
 
 
@@ -50,6 +50,17 @@ def test_a_quantum_is_auto_or_seconds() -> None:
 def test_a_number_of_emulated_gpus_that_makes_no_sense_is_refused(number: int) -> None:
     with pytest.raises(CommandError, match="--emulate"):
         emulated_gpus(number)
+
+
+def test_gpus_are_chosen_by_their_indices() -> None:
+    assert gpu_indices("2,0", 0) == (0, 2)
+    assert gpu_indices(None, 2) == ()
+
+
+@pytest.mark.parametrize("text", ["", "first", "-1", "0,0", "0,", "GPU-1", "0,2"])
+def test_gpus_that_cannot_be_meant_are_refused(text: str) -> None:
+    with pytest.raises(CommandError, match="--gpu"):
+        gpu_indices(text, 2)
 
 
 def test_an_unknown_mode_is_refused_with_the_modes_that_there_are() -> None:

@@ -40,6 +40,21 @@ def wait_until_ready(node: "subprocess.Popen[str]") -> str:
     raise AssertionError(f"the node ended: {lines}")
 
 
+def test_a_node_shares_the_gpus_that_were_chosen_and_no_others(
+    folder: Path, nvshare: Command, status_of: Status, until: Until
+) -> None:
+    assert nvshare("up", "--emulate", "2", "--gpu", "1", "--detach", "--node-dir", str(folder)).returncode == 0
+    try:
+        assert [gpu["index"] for gpu in status_of(folder)["gpus"]] == [1]
+        refused = nvshare("run", "--node-dir", str(folder), "--gpu", "0", "--", "true")
+        assert refused.returncode != 0
+        assert refused.stderr.count("\n") == 1
+    finally:
+        node = psutil.Process(NodeDirectory(folder).read_description()["pid"])
+        node.send_signal(signal.SIGINT)
+        until(lambda: not node.is_running())
+
+
 def test_ctrl_c_ends_all_processes_of_the_node(folder: Path, command: tuple[str, ...]) -> None:
     with start_in_foreground(command, folder) as node:
         assert "GPU 0: " in wait_until_ready(node)

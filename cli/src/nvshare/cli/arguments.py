@@ -32,6 +32,19 @@ def emulated_gpus(number: int | None) -> int:
     return number or 0
 
 
+def gpu_indices(text: str | None, emulated: int) -> tuple[int, ...]:
+    """The GPUs of `0,2`, by their indices as NVML counts them; none where none were given. `emulated`: so many are."""
+    if text is None:
+        return ()
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words) or len(set(words)) != len(words):
+        raise CommandError(f"--gpu {text}: give indices of GPUs, such as 0 or 0,2, each once", USAGE)
+    indices = tuple(sorted(map(int, words)))
+    if emulated and indices[-1] >= emulated:
+        raise CommandError(f"--gpu {text}: with --emulate {emulated} the last GPU is {emulated - 1}", USAGE)
+    return indices
+
+
 def size_bytes(option: str, text: str | None) -> int | None:
     """Bytes of `4Gi`, `16GiB`, `1000000`; None where the option was not given."""
     if text is None:

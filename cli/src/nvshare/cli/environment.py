@@ -28,6 +28,7 @@ def service_environment(
     environment = {name: value for name, value in base.items() if name not in ("LD_PRELOAD", "NVSHARE_SOCKET")}
     environment |= {"NVSHARE_NODE_DIR": str(directory), "NVSHARE_NODE": node_name, "NVSHARE_PARENT_DEATH": "1"}
     settings = {
+        "NVSHARE_GPUS": ",".join(map(str, options.gpus)) or None,
         "NVSHARE_MODE": options.mode,
         "NVSHARE_QUANTUM": options.quantum,
         "NVSHARE_MAX_WAIT": options.max_wait_seconds,

@@ -10,8 +10,8 @@ import pynvml
 from nvshare.cli.errors import CommandError
 
 
-def real_gpus() -> tuple[str, ...]:
-    """UUIDs of the GPUs that NVML shows. Raises CommandError when there is none."""
+def real_gpus(indices: Sequence[int] = ()) -> tuple[str, ...]:
+    """UUIDs of the GPUs that NVML shows, or of those with these indices. Raises CommandError when there is none."""
     uuids: tuple[str, ...] = ()
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
@@ -22,7 +22,10 @@ def real_gpus() -> tuple[str, ...]:
             pynvml.nvmlShutdown()
     if not uuids:
         raise CommandError("no NVIDIA GPU found (NVML shows none); use `--emulate 1` for an emulated one")
-    return uuids
+    missing = [index for index in indices if index >= len(uuids)]
+    if missing:
+        raise CommandError(f"there is no GPU {missing[0]}: NVML shows {len(uuids)}, the first is GPU 0")
+    return tuple(uuids[index] for index in indices) or uuids
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from nvshare.bus.version import BUILD, PROTOCOL, VERSION
 from nvshare.cli.arguments import (
     USAGE,
     emulated_gpus,
+    gpu_indices,
     host_memory_kind,
     max_wait_seconds,
     mode_name,
@@ -75,6 +76,7 @@ def options(
 @app.command()
 def up(
     emulate: Annotated[int | None, typer.Option(metavar="N", help="Share N emulated GPUs, no real ones.")] = None,
+    gpu: Annotated[str | None, typer.Option(metavar="I[,J]", help="Share these GPUs. Default: all.")] = None,
     gpu_memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory of a GPU that is shared, such as 16GiB. Default: all.")
     ] = None,
@@ -104,6 +106,7 @@ def up(
     Examples:
 
     - `nvshare up` shares this machine's GPUs.
+    - `nvshare up --gpu 0,1` shares the first two, and leaves the others alone.
     - `nvshare up --emulate 2 --gpu-memory 16GiB` shares two emulated GPUs; no real one is needed.
     - `nvshare up --mode serial --quantum 5` lets one program at a time run, for 5 seconds each.
     - `nvshare up --quantum auto --max-wait 20 --overcommit 3 --host-memory 64GiB` moves memory out of the way for up to
@@ -113,6 +116,7 @@ def up(
     node_options = NodeOptions(
         directory=defaults.directory,
         emulated_gpus=emulated_gpus(emulate),
+        gpus=gpu_indices(gpu, emulated_gpus(emulate)),
         gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory),
         mode=mode_name(mode),
         quantum=parse_quantum(quantum),

@@ -16,6 +16,7 @@ Quantum = float | Literal["auto"]
 class NodeOptions:
     """`None` leaves a setting at its default. `emulated_gpus` 0 is a node of real cards.
 
+    `gpus` are the indices of the GPUs that the node shares, as NVML counts them; empty: all.
     `gpu_memory_bytes` is an emulated card's size, and on a real card the logical capacity that nvshare shares out.
     `overcommit_ratio` times that is the most that a GPU promises in all; `host_memory_bytes` the most host memory that
     the node keeps for what is moved off its cards.
@@ -23,6 +24,7 @@ class NodeOptions:
 
     directory: Path
     emulated_gpus: int = 0
+    gpus: tuple[int, ...] = ()
     gpu_memory_bytes: int | None = None
     mode: str | None = None
     quantum: Quantum | None = None
@@ -42,6 +44,7 @@ class NodeOptions:
         if self.emulated_gpus:
             arguments += ["--emulate", str(self.emulated_gpus)]
         settings = {
+            "--gpu": ",".join(map(str, self.gpus)) or None,
             "--gpu-memory": self.gpu_memory_bytes,
             "--mode": self.mode,
             "--quantum": self.quantum,

@@ -43,7 +43,7 @@ async def run_node(options: NodeOptions, announce: Callable[[str], None], ready:
     # Others may read what the node and its services make, and never write: the modes that are stricter say so.
     os.umask(0o022)
     check_directory(node.path)
-    with locked(node), claimed(() if options.emulated_gpus else real_gpus()):
+    with locked(node), claimed(() if options.emulated_gpus else real_gpus(options.gpus)):
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

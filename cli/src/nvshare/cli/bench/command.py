@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nvshare.cli.arguments import USAGE, emulated_gpus, mode_name, parse_quantum, size_bytes
+from nvshare.cli.arguments import USAGE, emulated_gpus, gpu_indices, mode_name, parse_quantum, size_bytes
 from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
 from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
@@ -54,6 +54,7 @@ def bench(
     emulate: Annotated[
         int | None, typer.Option(metavar="[1]", help="Run on an emulated GPU instead of the real one.")
     ] = None,
+    gpu: Annotated[str | None, typer.Option(metavar="I[,J]", help="Run on these real GPUs. Default: all.")] = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="Bound of each run of a program.")] = None,
     pairs: Annotated[int, typer.Option(metavar="N", min=1, help="How often a comparison is made.")] = 3,
     clients: Annotated[int, typer.Option(metavar="N", min=2, help="Clients of grant-latency.")] = 2,
@@ -82,10 +83,13 @@ def bench(
         raise CommandError("name a scenario; `nvshare bench --list` shows them", USAGE)
     if seconds is not None and not 0 < seconds <= 86_400:
         raise CommandError(f"--seconds {seconds:g}: give seconds, more than 0 and at most a day", USAGE)
+    if gpu is not None and emulate:
+        raise CommandError("--gpu chooses among real GPUs; an emulated node has as many as the scenario needs", USAGE)
     for name in scenarios:
         find_scenario(name)
     options = BenchOptions(
         emulated=emulated_gpus(emulate) > 0,
+        gpus=gpu_indices(gpu, 0),
         seconds=seconds,
         pairs=pairs,
         clients=clients,

@@ -11,11 +11,13 @@ GIB = 2**30
 class BenchOptions:
     """`seconds` bounds each run of a program (None: the scenario's own default).
 
-    `pairs` is how often a comparison is made. `gpu_memory_bytes` is the card's size on an emulated GPU and the logical
-    capacity on a real one. `mode` is the node's, None the scenario's own. `command` is the command line for the record.
+    `gpus` are the real GPUs to run on, by index (empty: all). `pairs` is how often a comparison is made.
+    `gpu_memory_bytes` is the card's size on an emulated GPU and the logical capacity on a real one. `mode` is the
+    node's, None the scenario's own. `command` is the command line for the record.
     """
 
     emulated: bool = False
+    gpus: tuple[int, ...] = ()
     seconds: float | None = None
     pairs: int = 3
     clients: int = 2

@@ -50,6 +50,7 @@ def node_options(options: BenchOptions, *, mode: str, gpus: int = 1) -> NodeOpti
     return NodeOptions(
         directory=Path(),
         emulated_gpus=gpus if options.emulated else 0,
+        gpus=options.gpus,
         gpu_memory_bytes=options.gpu_memory_bytes,
         mode=options.mode or mode,
         quantum=options.quantum,

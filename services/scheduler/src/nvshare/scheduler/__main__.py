@@ -44,7 +44,7 @@ def serve() -> None:
             node, url = node or str(description["node"]), url or str(description["nats_url"])
         jwt = directory.service_credentials("scheduler").read_text().strip()
         directory.scheduler.mkdir(parents=True, exist_ok=True)
-        driver = Driver()
+        driver = Driver(settings.gpu_indices)
         share = NodeShare(
             node=node,
             folder=directory.scheduler,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,16 @@ class Gpu:
 class Driver:
     """An open NVML. Its calls take up to milliseconds and belong in a thread of their own."""
 
-    def __init__(self) -> None:
-        """Raises DriverError."""
+    def __init__(self, indices: Collection[int] = ()) -> None:
+        """Of all GPUs, or of those with these indices. Raises DriverError."""
         try:
             pynvml.nvmlInit()
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-            described = [_describe(index, handle) for index, handle in enumerate(handles)]
+            count = pynvml.nvmlDeviceGetCount()
+            if indices and max(indices) >= count:
+                raise DriverError(f"NVSHARE_GPUS names GPU {max(indices)}; NVML knows {count}, the first is GPU 0")
+            wanted = sorted(indices) or range(count)
+            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in wanted]
+            described = [_describe(index, handle) for index, handle in zip(wanted, handles, strict=True)]
         except pynvml.NVMLError as error:
             raise DriverError(
                 f"cannot read the GPUs through NVML ({error}): install the NVIDIA driver, or use an emulated node"

@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     nats_url: str | None = None
     """Where the node's NATS server is; else what node.json says."""
 
+    gpus: str = ""
+    """The GPUs that are shared, by index as NVML counts them, as `0,2`; empty: all."""
+
     gpu_memory: int = 0
     """A logical capacity of each GPU, as `16GiB`; 0: the whole card."""
 
@@ -53,12 +56,24 @@ class Settings(BaseSettings):
     def _amount(cls, value: object) -> object:
         return parse_bytes(value) if isinstance(value, str) else value
 
+    @field_validator("gpus")
+    @classmethod
+    def _indices(cls, value: str) -> str:
+        if value and not all(word.isdecimal() for word in value.split(",")):
+            raise ValueError("give indices of GPUs, such as 0,2")
+        return value
+
     @field_validator("quantum")
     @classmethod
     def _bearable(cls, value: str | float) -> str | float:
         if isinstance(value, float) and not 0.01 <= value <= 3600:
             raise ValueError("give auto, or seconds between 0.01 and 3600")
         return value
+
+    @property
+    def gpu_indices(self) -> frozenset[int]:
+        """Empty: all."""
+        return frozenset(map(int, self.gpus.split(","))) if self.gpus else frozenset()
 
     @property
     def default_mode(self) -> Mode:
