@@ -9,7 +9,7 @@ sooner.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nvshare.scheduler.clients import Client
@@ -29,19 +29,41 @@ class Moment:
     holder: Client | None = None  # in serial mode: who has, or gets, the lock
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one client could give."""
+
+    client: Client
+    body_bytes: int
+    place: int  # in the queue
+    bound: bool = False  # its gang says when it leaves
+    ends_ns: int = 0  # when its quantum is over
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What all clients could give, whoever asks. Each list is in the order in which they are asked."""
+
+    places: Mapping[str, int]  # of those that wait, by their keys
+    spare: list[Client] = field(default_factory=list)
+    idle: list[Offer] = field(default_factory=list)
+    waiting: list[Offer] = field(default_factory=list)  # on the card without being complete, or without use
+    placed: list[Offer] = field(default_factory=list)  # by the ends of their quanta
+
+
 @dataclass(slots=True)
 class Givers:
     """Who could make room for one client, in the order in which they are asked."""
 
-    spare: list[Client] = field(default_factory=list)
-    idle: list[Client] = field(default_factory=list)
-    waiting: list[Client] = field(default_factory=list)
-    expired: list[Client] = field(default_factory=list)
-    later: list[Client] = field(default_factory=list)  # their quantum ends later, the next one first
+    spare: list[Client]
+    idle: list[Offer]
+    waiting: list[Offer]
+    expired: list[Offer] = field(default_factory=list)
+    later: list[Offer] = field(default_factory=list)  # their quantum ends later, the next one first
 
     def body_bytes(self) -> int:
         """What all could give that may be asked now, without headroom."""
-        return sum(map(body_bytes, (*self.idle, *self.waiting, *self.expired)))
+        return sum_of(self.idle) + sum_of(self.waiting) + sum_of(self.expired)
 
 
 def cooperates(client: Client, moment: Moment) -> bool:
@@ -74,14 +96,6 @@ def quantum_ends_ns(client: Client, moment: Moment) -> int:
     return max(ends_ns, pool_waited_for_until_ns(client, begins_ns, moment.policy))
 
 
-def ends_for_ns(other: Client, client: Client, moment: Moment) -> int:
-    """When `other` must make room for `client`. Who has just lost its place to a third one waits a quantum before it
-    takes a place itself: of all whose quantum was over it had stayed for longest."""
-    evicted_ns = client.evicted_ns
-    own_ns = 0 if evicted_ns is None else evicted_ns + moment.quantum_ns
-    return max(quantum_ends_ns(other, moment), own_ns)
-
-
 def stands(client: Client, moment: Moment) -> bool:
     """Whether it waits for more memory and makes no use of what it has."""
     since_ns = max(client.progress_ns, client.memory_wait_ns or 0)
@@ -101,61 +115,85 @@ def body_bytes(client: Client) -> int:
     return max(0, min(client.kept_bytes, max(client.served_bytes, client.staying_bytes)) - client.staying_bytes)
 
 
-def givers_for(
-    client: Client, clients: Sequence[Client], queue: Sequence[Client], served: Sequence[Client], moment: Moment
-) -> Givers:
-    """Who could make room for `client`. `queue` are those that wait, in their order; `served` of them have been given
-    room in this pass."""
-    givers = Givers()
-    places = {other.key: place for place, other in enumerate(queue)}
-    own_place = places.get(client.key, len(queue))
-    grows = client.place_ns is not None and moment.now_ns < quantum_ends_ns(client, moment)
-    for other in clients:
-        if other is client or other in served or not cooperates(other, moment):
+def sum_of(offers: Sequence[Offer]) -> int:
+    """What all of them could give together."""
+    return sum([offer.body_bytes for offer in offers])
+
+
+def offers_of(clients: Sequence[Client], queue: Sequence[Client], served: Sequence[Client], moment: Moment) -> Offers:
+    """What `clients`, which cooperate, could give. `queue` are those that wait, in their order; `served` of them have
+    been given room in this pass."""
+    offers = Offers({client.key: place for place, client in enumerate(queue)})
+    for client in clients:
+        if client in served:
             continue
-        if spare_bytes(other) > 0:
-            givers.spare.append(other)
-        if body_bytes(other) == 0 or (moment.serial and other is moment.holder):
+        if spare_bytes(client) > 0:
+            offers.spare.append(client)
+        size_bytes = body_bytes(client)
+        if size_bytes == 0 or (moment.serial and client is moment.holder):
             continue
-        bound = other.gang != "" and not other.must_leave
-        if is_idle(other, moment):
+        bound = client.gang != "" and not client.must_leave
+        place = offers.places.get(client.key, len(queue))
+        if is_idle(client, moment):
             if not bound:
-                givers.idle.append(other)
-        elif moment.serial:
-            if client is moment.holder:
-                givers.waiting.append(other)
-        elif other.place_ns is None or other.must_leave or (stands(other, moment) and not bound):
-            if grows or places.get(other.key, len(queue)) > own_place:
-                givers.waiting.append(other)
-        elif bound or moment.now_ns < ends_for_ns(other, client, moment):
-            givers.later.append(other)
+                offers.idle.append(Offer(client, size_bytes, place))
+        elif moment.serial or client.place_ns is None or client.must_leave or (stands(client, moment) and not bound):
+            offers.waiting.append(Offer(client, size_bytes, place))
         else:
-            givers.expired.append(other)
-    givers.spare.sort(key=lambda c: (c.demand, -spare_bytes(c), c.order))
-    givers.idle.sort(key=lambda c: (c.demanded_ns or 0, c.order))
-    givers.waiting.sort(key=lambda c: (-places.get(c.key, len(queue)), c.order))
-    givers.expired.sort(key=lambda c: (c.place_ns or 0, c.order))
-    givers.later.sort(key=lambda c: (c.gang != "", quantum_ends_ns(c, moment), c.order))
+            offers.placed.append(Offer(client, size_bytes, place, bound, quantum_ends_ns(client, moment)))
+    offers.spare.sort(key=lambda c: (c.demand, -spare_bytes(c), c.order))
+    offers.idle.sort(key=lambda o: (o.client.demanded_ns or 0, o.client.order))
+    offers.waiting.sort(key=lambda o: (-o.place, o.client.order))
+    offers.placed.sort(key=lambda o: (o.client.gang != "", o.ends_ns, o.client.order))
+    return offers
+
+
+def givers_for(client: Client, offers: Offers, moment: Moment) -> Givers:
+    """Who could make room for `client`. Who has just lost its place to a third one waits a quantum before it takes a
+    place itself: of all whose quantum was over it had stayed for longest."""
+    givers = Givers(
+        spare=[other for other in offers.spare if other is not client],
+        idle=[offer for offer in offers.idle if offer.client is not client],
+        waiting=[offer for offer in _asked_first(client, offers, moment) if offer.client is not client],
+    )
+    own_ns = 0 if client.evicted_ns is None else client.evicted_ns + moment.quantum_ns
+    for offer in offers.placed:
+        if offer.client is client:
+            continue
+        if offer.bound or moment.now_ns < max(offer.ends_ns, own_ns):
+            givers.later.append(offer)
+        else:
+            givers.expired.append(offer)
+    givers.expired.sort(key=lambda o: (o.client.place_ns or 0, o.client.order))
     return givers
+
+
+def _asked_first(client: Client, offers: Offers, moment: Moment) -> Sequence[Offer]:
+    """Who waits on the card and gives way to `client`: all, while its own turn or quantum runs; else who is behind."""
+    if moment.serial:
+        return offers.waiting if client is moment.holder else ()
+    if client.place_ns is not None and moment.now_ns < quantum_ends_ns(client, moment):
+        return offers.waiting
+    own_place = offers.places.get(client.key, len(offers.places))
+    return [offer for offer in offers.waiting if offer.place > own_place]
 
 
 def choose(givers: Givers, short_bytes: int) -> list[tuple[Client, int]] | None:
     """Who gives how much, so that `short_bytes` come together. None: they have not got as much."""
-    without_expired = sum(map(body_bytes, (*givers.idle, *givers.waiting)))
-    expired: list[Client] = []
-    enough_bytes = without_expired
-    for client in givers.expired:
+    expired: list[Offer] = []
+    enough_bytes = sum_of(givers.idle) + sum_of(givers.waiting)
+    for offer in givers.expired:
         if enough_bytes >= short_bytes:
             break
-        expired.append(client)
-        enough_bytes += body_bytes(client)
+        expired.append(offer)
+        enough_bytes += offer.body_bytes
     if enough_bytes < short_bytes:
         return None
     chosen = []
-    for client in (*givers.idle, *expired, *givers.waiting):
-        taken_bytes = min(short_bytes, body_bytes(client))
+    for offer in (*givers.idle, *expired, *givers.waiting):
+        taken_bytes = min(short_bytes, offer.body_bytes)
         if taken_bytes > 0:
-            chosen.append((client, taken_bytes))
+            chosen.append((offer.client, taken_bytes))
             short_bytes -= taken_bytes
     return chosen
 
@@ -163,8 +201,8 @@ def choose(givers: Givers, short_bytes: int) -> list[tuple[Client, int]] | None:
 def expected_bytes(givers: Givers, short_bytes: int) -> int:
     """What those that will make room for `short_bytes` in time have in all. Less than that: all together could not."""
     gathered_bytes = givers.body_bytes()
-    for client in givers.later:
+    for offer in givers.later:
         if gathered_bytes >= short_bytes:
             break
-        gathered_bytes += body_bytes(client)
+        gathered_bytes += offer.body_bytes
     return gathered_bytes

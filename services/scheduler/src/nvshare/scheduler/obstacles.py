@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.eviction import Moment, cooperates, overdue
+from nvshare.scheduler.eviction import Moment, overdue
 from nvshare.scheduler.model import PublishEvent
 
 
 def find_hopeless(
-    clients: Sequence[Client], goals_bytes: Mapping[str, int], capacity_bytes: int, moment: Moment
+    clients: Sequence[Client], cooperating: Collection[Client], goals_bytes: Mapping[str, int], capacity_bytes: int
 ) -> None:
     """Notes for whom there is no room even if all leave that can. `goals_bytes`: what those that wait need on the card,
     by their keys."""
     stays_bytes = {
-        client.key: client.staying_bytes if client.swaps and cooperates(client, moment) else client.charge_bytes
+        client: client.staying_bytes if client.swaps and client in cooperating else client.charge_bytes
         for client in clients
     }
-    for client in clients:
-        others_bytes = sum(stays_bytes.values()) - stays_bytes[client.key]
+    all_bytes = sum(stays_bytes.values())
+    for client, own_bytes in stays_bytes.items():
         goal_bytes = goals_bytes.get(client.key, 0)
-        client.hopeless = goal_bytes > 0 and goal_bytes + others_bytes > capacity_bytes
+        client.hopeless = goal_bytes > 0 and goal_bytes + all_bytes - own_bytes > capacity_bytes
 
 
 def note_failures(clients: Sequence[Client], moment: Moment) -> list[PublishEvent]:

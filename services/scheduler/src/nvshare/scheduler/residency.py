@@ -24,15 +24,18 @@ from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import (
     Givers,
     Moment,
+    Offers,
     body_bytes,
     choose,
     cooperates,
     expected_bytes,
     givers_for,
     idle_from_ns,
+    offers_of,
     overdue,
     quantum_ends_ns,
     spare_bytes,
+    sum_of,
 )
 from nvshare.scheduler.headroom import (
     bring_back,
@@ -78,9 +81,10 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     its own library, and waits for nothing."""
     failures = note_failures(room.clients, moment)
     keep_what_was_used(room)
+    cooperating = {client: None for client in room.clients if cooperates(client, moment)}  # a set that keeps the order
     queue = Queue.of(room.clients, bounds, moment)
-    find_hopeless(room.clients, queue.goals_bytes, room.capacity_bytes, moment)
-    serving = _Serving(room, queue, dead, settling, moment)
+    find_hopeless(room.clients, cooperating, queue.goals_bytes, room.capacity_bytes)
+    serving = _Serving(room, queue, cooperating, dead, settling, moment)
     for client in queue.first:
         serving.serve(client)
     for client in queue.growing:
@@ -105,14 +109,26 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class _Outlook:
+    """What is the same for all that are served, until a ceiling or a place changes."""
+
+    offers: Offers
+    coming_bytes: int  # what those that cooperate have beyond their newest grants
+    wake_ns: int | None  # when a client will be able to make room that cannot now
+
+
 class _Serving:
     """Goes through the queue, and tells others to make room."""
 
-    def __init__(self, room: Room, queue: Queue, dead: Dead, settling: bool, moment: Moment) -> None:
+    def __init__(
+        self, room: Room, queue: Queue, cooperating: Mapping[Client, None], dead: Dead, settling: bool, moment: Moment
+    ) -> None:
         self.served: list[Client] = []  # for whom enough comes together
         self.outcome = Residency()
         self._room = room
         self._queue = queue
+        self._cooperating = cooperating
         self._dead = dead
         self._settling = settling
         self._moment = moment
@@ -120,6 +136,8 @@ class _Serving:
         self._left_bytes: int | None = None  # what the first that must wait leaves to later ones; None: none waits
         self._newcomers_wait = False  # whose memory cannot be moved
         self._hopeless: list[Client] = []  # for whom there is no room whoever makes some: what they have is of no use
+        self._outlook: _Outlook | None = None
+        self._outlook_of = (0, 0, 0)
 
     def serve(self, client: Client) -> None:
         """Gives the client room, or notes that it must wait."""
@@ -175,9 +193,19 @@ class _Serving:
         self._take(client, need_bytes)
         client.place_ns, client.arrived = begins_ns, arrived  # its quantum goes on
 
+    def _look(self) -> _Outlook:
+        """The outlook now. Whoever is given room gets into `served`, and whoever loses some gets another ceiling."""
+        now_of = (self._room.changes, len(self.served), len(self._hopeless))
+        if self._outlook is None or self._outlook_of != now_of:
+            behind = [other for other in self._queue.all if other not in self._hopeless] + self._hopeless
+            offers = offers_of(list(self._cooperating), behind, self.served, self._moment)
+            coming_bytes = sum([client.charge_bytes - client.kept_bytes for client in self._cooperating])
+            self._outlook = _Outlook(offers, coming_bytes, _next_change_ns(self._room.clients, self._moment))
+            self._outlook_of = now_of
+        return self._outlook
+
     def _givers_for(self, client: Client) -> Givers:
-        behind = [other for other in self._queue.all if other not in self._hopeless] + self._hopeless
-        return givers_for(client, self._room.clients, behind, self.served, self._moment)
+        return givers_for(client, self._look().offers, self._moment)
 
     def _goal_bytes(self, client: Client) -> int:
         return self._queue.goals_bytes[client.key]
@@ -187,11 +215,9 @@ class _Serving:
 
     def _have_bytes(self, client: Client) -> int:
         """What will be free for the client when all have followed their newest grants."""
-        coming_bytes = sum(
-            other.charge_bytes - other.kept_bytes
-            for other in self._room.clients
-            if other is client or cooperates(other, self._moment)
-        )
+        coming_bytes = self._look().coming_bytes
+        if client not in self._cooperating:
+            coming_bytes += client.charge_bytes - client.kept_bytes
         return self._room.free_bytes + self._dead.freeing_bytes + coming_bytes - self._reserved_bytes
 
     def _must_wait_its_turn(self, client: Client) -> bool:
@@ -226,7 +252,7 @@ class _Serving:
 
     def _take_spare_of(self, givers: Givers, short_bytes: int) -> int:
         """Takes headroom back. Gives what is still short then."""
-        if short_bytes <= 0:
+        if short_bytes <= 0 or not givers.spare:
             return short_bytes
         spare = sum(map(spare_bytes, givers.spare))
         if short_bytes - spare > givers.body_bytes():  # not enough: who loads keeps what it will use at once
@@ -239,7 +265,7 @@ class _Serving:
         """Where others must leave anyway, those that wait give what the client will ask for next, too."""
         if short_bytes <= 0:
             return short_bytes
-        left_bytes = sum(map(body_bytes, (*givers.idle, *givers.waiting))) - short_bytes
+        left_bytes = sum_of(givers.idle) + sum_of(givers.waiting) - short_bytes
         return short_bytes + max(0, min(ahead_bytes(client, self._moment.policy), left_bytes))
 
     def _make_leave(self, client: Client, chosen: Sequence[tuple[Client, int]]) -> None:
@@ -265,21 +291,22 @@ class _Serving:
         client.coming = False
         if spare_bytes(client) > 0:
             self._room.set_ceiling(client, client.served_bytes)
-        for time_ns in _changes_ns(self._room.clients, self._moment):
-            self.outcome.wake_at(time_ns)
+        wake_ns = self._look().wake_ns
+        if wake_ns is not None:
+            self.outcome.wake_at(wake_ns)
         ghost_bytes = max(0, self._dead.ghost_bytes - self._dead.freeing_bytes)
         in_time_bytes = ghost_bytes + expected_bytes(givers, short_bytes - ghost_bytes)
-        unmovable_bytes = sum(
-            other.kept_bytes for other in self._room.clients if not other.swaps and other is not client
-        )
         if in_time_bytes >= short_bytes:
             left_bytes = in_time_bytes - short_bytes
             self._left_bytes = left_bytes if self._left_bytes is None else min(left_bytes, self._left_bytes)
-        if not client.swaps or in_time_bytes < short_bytes <= in_time_bytes + unmovable_bytes:
+        if not client.swaps or in_time_bytes < short_bytes <= in_time_bytes + self._unmovable_bytes():
             self._newcomers_wait = True
         elif in_time_bytes < short_bytes and client.hopeless:
             self._hopeless.append(client)
             self._tell_hopeless(client)
+
+    def _unmovable_bytes(self) -> int:
+        return sum(client.kept_bytes for client in self._room.clients if not client.swaps)
 
     def _tell_hopeless(self, client: Client) -> None:
         """Says, once, that a client waits for what nobody can give up."""
@@ -291,8 +318,8 @@ class _Serving:
         self.outcome.events.append(event)
 
 
-def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
-    """When clients will be able to make room that cannot now."""
+def _next_change_ns(clients: Sequence[Client], moment: Moment) -> int | None:
+    """When a client will be able to make room that cannot now."""
     times_ns = []
     for client in clients:
         if not client.swaps:
@@ -305,7 +332,7 @@ def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
             times_ns.append(client.evicted_ns + moment.quantum_ns)
         if client.allocation_waits:
             times_ns.append(max(client.progress_ns, client.memory_wait_ns or 0) + moment.policy.standing_ns)
-    return [time_ns for time_ns in times_ns if time_ns > moment.now_ns]
+    return min([time_ns for time_ns in times_ns if time_ns > moment.now_ns], default=None)
 
 
 def _pay_out(room: Room, served: Sequence[Client], goals_bytes: Mapping[str, int], moment: Moment) -> None:

@@ -18,6 +18,7 @@ class Room:
     clients: Sequence[Client]
     allocations: Mapping[str, Allocation]
     promised_bytes: dict[str, int] = field(init=False)  # footprints, by allocation, of those with a quota
+    changes: int = 0  # how often a ceiling was set: what follows from the ceilings holds as long as this is the same
 
     def __post_init__(self) -> None:
         self.promised_bytes = {key: 0 for key, allocation in self.allocations.items() if allocation.memory_limit_bytes}
@@ -34,6 +35,7 @@ class Room:
         before_bytes = client.charge_bytes
         before_footprint_bytes = client.footprint_within(before_bytes)
         client.ceiling_bytes = ceiling_bytes
+        self.changes += 1
         self.free_bytes -= max(0, client.charge_bytes - before_bytes)
         self._count(client, client.footprint_within(client.charge_bytes) - before_footprint_bytes)
 
