@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report, Ruling
 
 _MOST_PROMISES = 16
+_MAY_RUN = (Ruling.NONE, Ruling.IN)
+_MUST_LEAVE = (Ruling.OUT, Ruling.NEXT)
 
 
 @dataclass(slots=True)
@@ -47,6 +49,13 @@ class Client:
     resident_bytes: int = 0  # what it says that it has on the card
     staying_bytes: int = 0  # of it, what cannot leave: what is pinned, and what its host memory could not hold
 
+    state: ClientState = ClientState.UNSPECIFIED  # as it says
+    demand: bool = False  # wants the GPU
+    allocation_waits: bool = False  # a thread of it waits for memory
+    swaps: bool = False  # its library can move memory
+    leaving: bool = False  # it gives this GPU up
+    reachable: bool = False  # a decision for it makes sense now: it has spoken, stays, and would get a grant
+
     report: Report | None = None
     reported_ns: int = 0  # when the last report came in
     agreed: bool = False  # it has reported a grant of this generation
@@ -56,6 +65,7 @@ class Client:
     first_epoch: int = 0  # of the first grant; who was missing for a while has followed older ones
     allowed_bytes: int = 0  # the largest ceiling of all grants, with those that the journal knows
     promises: list[Promise] = field(default_factory=list)  # the one in force and all later ones
+    promised_bytes: int = 0  # the most that one of these allows, or, until it has agreed, that the journal knows of
 
     ceiling_bytes: int = 0  # decided: the most that it may have on the card, its target
     may_launch: bool = False  # decided
@@ -103,23 +113,9 @@ class Client:
         return self.journaled or (self.report is not None and not self.gone)
 
     @property
-    def leaving(self) -> bool:
-        return self.report is not None and self.report.leaving
-
-    @property
     def gone(self) -> bool:
         """Whether it gave this GPU up and has nothing there."""
         return self.leaving and self.resident_bytes == 0
-
-    @property
-    def reachable(self) -> bool:
-        """Whether a decision for it makes sense now: it has spoken, stays, and would get a grant."""
-        return self.report is not None and not self.report.leaving and self.link == Link.CONNECTED
-
-    @property
-    def swaps(self) -> bool:
-        """Whether its library can move memory."""
-        return self.report is not None and self.report.swaps
 
     def staying_of(self, needed_bytes: int) -> int:
         """What could not leave the card if it needed `needed_bytes`. What is away already has its host memory, and
@@ -146,18 +142,6 @@ class Client:
         return self.wish_bytes if self.wish_bytes <= self.ceiling_bytes else self.needed_bytes
 
     @property
-    def demand(self) -> bool:
-        return self.report is not None and self.report.demand and not self.report.leaving
-
-    @property
-    def allocation_waits(self) -> bool:
-        return self.report is not None and self.report.allocation_waits and not self.report.leaving
-
-    @property
-    def state(self) -> ClientState:
-        return self.report.state if self.report else ClientState.UNSPECIFIED
-
-    @property
     def admitted(self) -> bool:
         """Whether it has memory, or a promise of some."""
         return self.admitted_ns is not None
@@ -170,27 +154,25 @@ class Client:
     @property
     def can_run(self) -> bool:
         """Whether nothing but its turn keeps it from running: its memory is promised, or it asks for none."""
-        return self.spoken and self.whole and self.eligible and (self.admitted or self.wish_bytes == 0)
+        runs = self.report is not None and self.ruling in _MAY_RUN and self.ceiling_bytes >= self.needed_bytes
+        return runs and (self.admitted_ns is not None or self.wish_bytes == 0)
 
     @property
     def eligible(self) -> bool:
         """Whether no gang keeps it from running."""
-        return self.ruling in (Ruling.NONE, Ruling.IN)
+        return self.ruling in _MAY_RUN
 
     @property
     def must_leave(self) -> bool:
         """Whether it makes room for who waits, although it wants the GPU."""
-        return self.ruling in (Ruling.OUT, Ruling.NEXT)
+        return self.ruling in _MUST_LEAVE
 
     @property
     def charge_bytes(self) -> int:
         """The most that it may have on the card."""
         if self.leaving:
             return self.resident_bytes
-        most_bytes = max(self.ceiling_bytes, self.resident_bytes, 0 if self.agreed else self.journal_bytes)
-        for promise in self.promises:
-            most_bytes = max(most_bytes, promise.ceiling_bytes)
-        return most_bytes
+        return max(self.ceiling_bytes, self.resident_bytes, self.promised_bytes)
 
     @property
     def kept_bytes(self) -> int:
@@ -208,7 +190,7 @@ class Client:
 
     def is_silent(self, now_ns: int, silent_ns: int) -> bool:
         """Whether it is connected and has not spoken for so long that it must be stopped (SIGSTOP)."""
-        return self.link == Link.CONNECTED and self.spoken and now_ns >= self.silent_since(silent_ns)
+        return now_ns >= self.reported_ns + silent_ns and self.spoken and self.link == Link.CONNECTED
 
     def may_still_launch(self, settling: bool) -> bool:
         """Whether it may launch under a grant that it may still follow, or still has work in flight.
@@ -248,6 +230,7 @@ class Client:
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True
             self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
+            self._count_promises()
         if before is None:
             self.has_left = report.swapped_out_bytes > 0
             self.grew_ns = self.progress_ns = self.revoked_ns = now_ns
@@ -316,6 +299,7 @@ class Client:
             ceiling_bytes = max(oldest.ceiling_bytes, second.ceiling_bytes)
             merged = Promise(second.epoch, ceiling_bytes, oldest.may_launch or second.may_launch)
             self.promises[:2] = [merged]
+        self._count_promises()
 
     def shown(self, listed_bytes: int | None) -> None:
         """Takes over what the driver shows of it; None: the driver does not list our processes."""
@@ -324,9 +308,14 @@ class Client:
 
     def _weigh(self) -> None:
         """Decides what to believe of its report. Called when that, or what it is judged by, has changed."""
+        self._count_promises()
         report = self.report
         if report is None:
             return
+        self.state, self.swaps, self.leaving = report.state, report.swaps, report.leaving
+        self.demand = report.demand and not report.leaving
+        self.allocation_waits = report.allocation_waits and not report.leaving
+        self.reachable = not report.leaving and self.link == Link.CONNECTED
         needed_bytes = report.needed_bytes or report.footprint_bytes
         if report.swaps:
             # What is in host memory the driver cannot show, and nobody else is charged for it.
@@ -338,6 +327,13 @@ class Client:
         self.wanted_bytes = max(report.wanted_bytes, self.footprint_bytes)
         self.wish_bytes = max(report.wanted_needed_bytes or report.wanted_bytes, self.needed_bytes)
         self.staying_bytes = min(self.resident_bytes, self.staying_of(self.needed_bytes))
+
+    def _count_promises(self) -> None:
+        """Called when a promise came or is over, and when the journal, or what of it to believe, has changed."""
+        ceilings_bytes = [promise.ceiling_bytes for promise in self.promises]
+        self.promised_bytes = max(ceilings_bytes, default=0)
+        if not self.agreed:
+            self.promised_bytes = max(self.promised_bytes, self.journal_bytes)
 
     def _believed(self, said_bytes: int) -> int:
         """What it may truly have of what it says: what it was ever allowed, or what the driver shows."""

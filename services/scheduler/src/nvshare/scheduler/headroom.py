@@ -79,9 +79,9 @@ def give_headroom(room: Room, bounds: Mapping[str, Bound], moment: Moment) -> No
         steps = -(-(client.needed_bytes + headroom) // policy.step_bytes)
         ceiling = min(steps * policy.step_bytes, _ceiling_within(client, bounds[client.key]))
         extra = ceiling - client.charge_bytes
-        if _must_wait_for_older(client, ceiling, room, moment):
+        if ceiling <= client.ceiling_bytes or extra > spare or not room.fits(client, ceiling):
             continue
-        if ceiling > client.ceiling_bytes and extra <= spare and room.fits(client, ceiling):
+        if not _must_wait_for_older(client, ceiling, room, moment):
             spare -= max(0, extra)
             room.set_ceiling(client, ceiling)
 

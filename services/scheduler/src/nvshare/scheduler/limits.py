@@ -41,8 +41,8 @@ def bound_of_card(client: Client, lone_bytes: int) -> Bound:
 def quota_limits_bytes(clients: Sequence[Client], allocations: Mapping[str, Allocation]) -> dict[str, int]:
     """The largest footprint that the quota of its allocation leaves to each client, by the client's key. Who is
     missing has no quota."""
-    quota_bytes = {key: allocation.memory_limit_bytes for key, allocation in allocations.items()}
-    limited = [client for client in clients if quota_bytes.get(client.allocation)]
+    quota_bytes = {key: a.memory_limit_bytes for key, a in allocations.items() if a.memory_limit_bytes}
+    limited = [client for client in clients if client.allocation in quota_bytes]
     used_bytes: dict[str, int] = {}
     for client in limited:
         used_bytes[client.allocation] = used_bytes.get(client.allocation, 0) + client.footprint_bytes
@@ -52,6 +52,11 @@ def quota_limits_bytes(clients: Sequence[Client], allocations: Mapping[str, Allo
     }
 
 
+def asks_for_more(client: Client) -> bool:
+    """Whether it needs more than it has been promised."""
+    return client.reachable and client.wish_bytes > client.served_bytes
+
+
 class Sums:
     """What all clients need together, and what of it would stay on the card for good."""
 
@@ -59,17 +64,15 @@ class Sums:
         """`overcommit_bytes` caps what all may need together; 0: nothing does."""
         self._capacity_bytes = capacity_bytes
         self._overcommit_bytes = overcommit_bytes
-        self._staying_bytes = {client.key: client.staying_of(_pledged(client)) for client in clients}
-        self.needed_bytes = sum(_pledged(client) for client in clients)
+        self._staying_bytes = {client.key: client.staying_of(client.served_bytes) for client in clients}
+        self.needed_bytes = sum(client.served_bytes for client in clients)
         self.staying_bytes = sum(self._staying_bytes.values())
-        movable = [(_pledged(c) - self._staying_bytes[c.key], c.key) for c in clients if c.swaps]
+        movable = [(c.served_bytes - self._staying_bytes[c.key], c.key) for c in clients if c.swaps]
         self._largest_movable = sorted(movable, reverse=True)[:2]
 
     def bound(self, client: Client) -> Bound | None:
-        """What the others leave to a client that asks for more. None: no limit, or it does not ask."""
-        if not client.reachable or client.wish_bytes <= _pledged(client):
-            return None
-        others_bytes = self.needed_bytes - _pledged(client)
+        """What the others leave to a client that asks for more. None: no limit."""
+        others_bytes = self.needed_bytes - client.served_bytes
         if self._overcommit_bytes and others_bytes + client.wish_bytes > self._overcommit_bytes:
             text = (
                 f"the others need {format_bytes(others_bytes)}, and {format_bytes(self._overcommit_bytes)} may be "
@@ -102,10 +105,6 @@ class Sums:
             f"{format_bytes(self._capacity_bytes)}"
         )
         return _refusal(client, client.wish_bytes - excess_bytes, Limit.HOST_ROOM, text)
-
-
-def _pledged(client: Client) -> int:
-    return max(client.needed_bytes, client.served_bytes)
 
 
 def _refusal(client: Client, most_bytes: int, limited_by: Limit, text: str) -> Bound:

@@ -19,12 +19,12 @@ from nvshare.scheduler.room import Room
 def older_loads_until(client: Client, wish_bytes: int, room: Room, ghost_bytes: int, moment: Moment) -> int | None:
     """The time at which older clients will have loaded, if the client must wait for them before it may come to
     `wish_bytes`; else None. Those that can be moved, and those that cannot, wait among themselves."""
-    alike = [other for other in room.clients if other.swaps == client.swaps]
     if client.swaps:
         brought_in = moment.serial or client.ruling != Ruling.NONE or client.coming or client.has_left
         if brought_in or wish_bytes <= room.capacity_bytes // 4:
             return None
-    else:
+    alike = [other for other in room.clients if other.swaps == client.swaps]
+    if not client.swaps:
         after_bytes = sum(other.served_bytes for other in alike) + ghost_bytes + wish_bytes - client.needed_bytes
         if after_bytes <= room.capacity_bytes // 2:
             return None

@@ -5,15 +5,15 @@ A client whose grant comes out different gets a new one in a new epoch; everybod
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.deadlock import find_deadlock
+from nvshare.scheduler.deadlock import Deadlock, find_deadlock
 from nvshare.scheduler.eviction import Moment
-from nvshare.scheduler.limits import Bound, Sums, bound_of_card, quota_limits_bytes
+from nvshare.scheduler.limits import Bound, Sums, asks_for_more, bound_of_card, quota_limits_bytes
 from nvshare.scheduler.model import Command, Grant, Limit, Link, Mode, PublishEvent, SendGrant, Wait
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.pool import pool_sizes_bytes
@@ -32,13 +32,14 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
         return []
     clients = [client for client in state.clients.values() if client.on_gpu]
     events = _settle(state, clients, now_ns)
-    bounds = _bounds(state, clients, policy)
+    capacity_bytes = state.capacity_bytes(policy)
+    bounds = _bounds(state, clients, capacity_bytes, policy)
     events += _refusals(clients, bounds)
-    _decide_quantum(state, clients, policy)
+    _decide_quantum(state, clients, capacity_bytes, policy)
     if state.mode == Mode.OFF:
         _give_everything(state, clients, now_ns)
     else:
-        events += _decide_memory(state, clients, bounds, _holder(state), now_ns, policy)
+        events += _decide_memory(state, clients, bounds, capacity_bytes, _holder(state), now_ns, policy)
     if state.mode == Mode.SERIAL:
         before = state.turns.holder
         turns = take_turns(state.turns, clients, state.settling, state.quantum_ns, now_ns, policy)
@@ -46,12 +47,12 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
         state.wake_at(turns.wake_ns)
         holder = _holder(state)
         if holder is not None and holder.key != before and not holder.can_run:
-            events += _decide_memory(state, clients, bounds, holder, now_ns, policy)
+            events += _decide_memory(state, clients, bounds, capacity_bytes, holder, now_ns, policy)
     else:
         run_together(state.turns, clients)
     decide_slices(clients, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
-    pools_bytes = pool_sizes_bytes(clients, state.capacity_bytes(policy), policy)
+    pools_bytes = pool_sizes_bytes(clients, capacity_bytes, policy)
     grants: list[Command] = []
     for client in clients:
         if client.reachable:
@@ -109,22 +110,29 @@ def _holder(state: ArbiterState) -> Client | None:
     return state.clients.get(state.turns.holder) if state.mode == Mode.SERIAL else None
 
 
-def _bounds(state: ArbiterState, clients: Sequence[Client], policy: Policy) -> dict[str, Bound]:
+def _bounds(
+    state: ArbiterState, clients: Sequence[Client], capacity_bytes: int, policy: Policy
+) -> dict[str, Bound]:
     """What each client may ever have, by its key."""
-    capacity_bytes = state.capacity_bytes(policy)
-    sums = Sums(clients, capacity_bytes, capacity_bytes * policy.overcommit_percent // 100)
     quotas_bytes = quota_limits_bytes(clients, state.allocations)
+    sums: Sums | None = None  # only needed when somebody asks
     bounds = {}
     for client in clients:
-        candidates = [bound_of_card(client, state.card.lone_capacity_bytes(policy, client.overhead_bytes))]
+        bound = bound_of_card(client, state.card.lone_capacity_bytes(policy, client.overhead_bytes))
         if client.key in quotas_bytes:
-            candidates.append(Bound(quotas_bytes[client.key], Limit.QUOTA))
+            bound = _lower(bound, Bound(quotas_bytes[client.key], Limit.QUOTA))
         if client.refused:
-            candidates.append(Bound(client.footprint_bytes, Limit.HOST_ROOM))
-        elif (bound := sums.bound(client)) is not None:
-            candidates.append(bound)
-        bounds[client.key] = min(candidates, key=lambda bound: bound.limit_bytes)
+            bound = _lower(bound, Bound(client.footprint_bytes, Limit.HOST_ROOM))
+        elif asks_for_more(client):
+            if sums is None:
+                sums = Sums(clients, capacity_bytes, capacity_bytes * policy.overcommit_percent // 100)
+            bound = _lower(bound, sums.bound(client))
+        bounds[client.key] = bound
     return bounds
+
+
+def _lower(one: Bound, other: Bound | None) -> Bound:
+    return other if other is not None and other.limit_bytes < one.limit_bytes else one
 
 
 def _refusals(clients: Sequence[Client], bounds: Mapping[str, Bound]) -> list[PublishEvent]:
@@ -156,13 +164,13 @@ def _decide_memory(
     state: ArbiterState,
     clients: Sequence[Client],
     bounds: dict[str, Bound],
+    capacity_bytes: int,
     holder: Client | None,
     now_ns: int,
     policy: Policy,
 ) -> list[PublishEvent]:
     """Decides the ceilings, and resolves a deadlock by a lower limit for its victim."""
-    capacity = state.capacity_bytes(policy)
-    room = Room(capacity, capacity - state.promised_bytes, clients, state.allocations)
+    room = Room(capacity_bytes, capacity_bytes - state.promised_bytes, clients, state.allocations)
     moment = Moment(now_ns, state.quantum_ns, policy, state.mode == Mode.SERIAL, holder)
     dying = [c for c in clients if c.leaving and now_ns - c.reported_ns < policy.death_watch_ns]
     freeing_bytes = state.card.freeing_bytes(now_ns, policy) + sum(client.charge_bytes for client in dying)
@@ -179,8 +187,8 @@ def _decide_memory(
     text = (
         f"{victim.client} is refused {format_bytes(victim.wanted_bytes - victim.footprint_bytes)}: it has "
         f"{format_bytes(victim.footprint_bytes)}, all clients together have "
-        f"{format_bytes(sum(client.resident_bytes for client in clients))} of {format_bytes(capacity)}, every one "
-        "waits for more or is idle, and it is the youngest that waits"
+        f"{format_bytes(sum(client.resident_bytes for client in clients))} of {format_bytes(capacity_bytes)}, every "
+        "one waits for more or is idle, and it is the youngest that waits"
     )
     event = PublishEvent("memory-refused", text, victim.allocation, victim.client, victim.wanted_bytes)
     return [*residency.events, event]
@@ -190,11 +198,7 @@ def _deadlocked(
     state: ArbiterState, clients: Sequence[Client], residency: Residency, now_ns: int, policy: Policy
 ) -> Client | None:
     """Who must be refused now, because all have blocked each other for long enough."""
-    staying = [client for client in clients if not client.swaps]
-    unserved = [client for client in residency.unserved if not client.swaps]
-    on_its_way = residency.reclaiming or state.card.frees_memory(now_ns, policy) or state.settling
-    later = any(client.admitted for client in residency.deferred)
-    found = None if on_its_way or later else find_deadlock(staying, unserved, now_ns, policy)
+    found = _find_deadlock(state, clients, residency, now_ns, policy)
     if found is None or (found.victim.footprint_bytes == 0 and state.card.strangers):
         state.deadlock_since_ns = None
         return None
@@ -208,12 +212,26 @@ def _deadlocked(
     return found.victim
 
 
-def _decide_quantum(state: ArbiterState, clients: Sequence[Client], policy: Policy) -> None:
+def _find_deadlock(
+    state: ArbiterState, clients: Sequence[Client], residency: Residency, now_ns: int, policy: Policy
+) -> Deadlock | None:
+    """The deadlock that there is, or will be, unless something is on its way that resolves it."""
+    unserved = [client for client in residency.unserved if not client.swaps]
+    if not unserved or state.settling or state.card.frees_memory(now_ns, policy):
+        return None
+    if any(client.admitted for client in residency.deferred):
+        return None
+    if any(client.charge_bytes > client.kept_bytes for client in clients):
+        return None  # somebody was told to give memory back, and has not confirmed
+    return find_deadlock([client for client in clients if not client.swaps], unserved, now_ns, policy)
+
+
+def _decide_quantum(state: ArbiterState, clients: Sequence[Client], capacity_bytes: int, policy: Policy) -> None:
     """Sets the quantum that is in force."""
     if state.fixed_quantum_ns:
         state.quantum_ns = state.fixed_quantum_ns
         return
-    swap_ns = swap_time_ns(clients, state.moved, state.capacity_bytes(policy), policy)
+    swap_ns = swap_time_ns(clients, state.moved, capacity_bytes, policy)
     waiters = sum(1 for c in clients if c.memory_wait_ns is not None or (c.turn_wait_ns is not None and not c.can_run))
     state.quantum_ns = automatic_quantum_ns(swap_ns, waiters, state.max_wait_ns, policy)
 
@@ -225,7 +243,7 @@ def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> lis
         for client in clients
         if client.demanded_ns is not None
     ]
-    return heapq.nlargest(2, demands, key=lambda demand: demand[0])
+    return sorted(demands, key=itemgetter(0), reverse=True)[:2]
 
 
 def _window_us(

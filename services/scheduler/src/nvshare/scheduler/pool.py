@@ -25,7 +25,7 @@ def pool_sizes_bytes(clients: Sequence[Client], capacity_bytes: int, policy: Pol
     for client in clients:
         before_bytes = client.granted.pool_bytes if client.granted else 0
         size_bytes = 0
-        if client.report is not None and client.swaps and not alone:
+        if overflow_bytes > 0 and client.report is not None and client.swaps and not alone:
             movable_bytes = client.wish_bytes - client.staying_of(client.wish_bytes)
             size_bytes = max(0, min(overflow_bytes, movable_bytes, client.report.host_room_bytes))
             size_bytes = -(-size_bytes // policy.credit_bytes) * policy.credit_bytes

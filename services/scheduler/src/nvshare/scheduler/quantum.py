@@ -40,11 +40,11 @@ class Moved:
 
 def swap_time_ns(clients: Sequence[Client], moved: Moved, capacity_bytes: int, policy: Policy) -> int:
     """How long it takes to move out and in what must move for a switch, one after the other; 0: everything fits."""
-    needed = [(client.wish_bytes, client.staying_of(client.wish_bytes)) for client in clients]
-    overflow_bytes = sum(size for size, _ in needed) - capacity_bytes
+    overflow_bytes = sum(client.wish_bytes for client in clients) - capacity_bytes
     if overflow_bytes <= 0:
         return 0
-    most_bytes = min(overflow_bytes, max(size - staying for size, staying in needed))
+    largest_bytes = max(client.wish_bytes - client.staying_of(client.wish_bytes) for client in clients)
+    most_bytes = min(overflow_bytes, largest_bytes)
     return (
         max(0, most_bytes)
         * (_ns_per_gib(moved.out_bytes, moved.out_us, policy) + _ns_per_gib(moved.in_bytes, moved.in_us, policy))

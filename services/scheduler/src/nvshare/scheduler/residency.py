@@ -67,7 +67,6 @@ class Residency:
 
     unserved: list[Client] = field(default_factory=list)  # cannot be given room now
     deferred: list[Client] = field(default_factory=list)  # wait for their place in the queue, not for bytes
-    reclaiming: bool = False  # somebody was told to give memory back, and has not confirmed
     wake_ns: int | None = None  # when to decide again although nothing happened
     hand_overs: int = 0  # clients for which others began to leave
     events: list[PublishEvent] = field(default_factory=list)
@@ -105,7 +104,6 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     keep_within_quotas(room)
     for client in room.clients:
         _keep_books(client, moment, outcome)
-    outcome.reclaiming = any(client.charge_bytes > client.kept_bytes for client in room.clients)
     return outcome
 
 

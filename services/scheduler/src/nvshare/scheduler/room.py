@@ -23,7 +23,8 @@ class Room:
     def __post_init__(self) -> None:
         self.promised_bytes = {key: 0 for key, allocation in self.allocations.items() if allocation.memory_limit_bytes}
         for client in self.clients:
-            self._count(client, client.footprint_within(client.charge_bytes))
+            if client.allocation in self.promised_bytes:
+                self.promised_bytes[client.allocation] += client.footprint_within(client.charge_bytes)
 
     def fits(self, client: Client, ceiling_bytes: int) -> bool:
         """Whether the client's ceiling could be raised now."""
@@ -33,11 +34,13 @@ class Room:
     def set_ceiling(self, client: Client, ceiling_bytes: int) -> None:
         """Raises or lowers the client's ceiling; who raises it has checked that it fits."""
         before_bytes = client.charge_bytes
-        before_footprint_bytes = client.footprint_within(before_bytes)
         client.ceiling_bytes = ceiling_bytes
+        after_bytes = client.charge_bytes
         self.changes += 1
-        self.free_bytes -= max(0, client.charge_bytes - before_bytes)
-        self._count(client, client.footprint_within(client.charge_bytes) - before_footprint_bytes)
+        self.free_bytes -= max(0, after_bytes - before_bytes)
+        if client.allocation in self.promised_bytes:
+            added_bytes = client.footprint_within(after_bytes) - client.footprint_within(before_bytes)
+            self.promised_bytes[client.allocation] += added_bytes
 
     def quota_missing_bytes(self, client: Client, ceiling_bytes: int) -> int:
         """What the quota of the client's allocation lacks for this ceiling."""
@@ -52,7 +55,3 @@ class Room:
         """What allocations have been promised beyond their quota, by allocation."""
         excess = {key: size - self.allocations[key].memory_limit_bytes for key, size in self.promised_bytes.items()}
         return {key: size for key, size in excess.items() if size > 0}
-
-    def _count(self, client: Client, added_bytes: int) -> None:
-        if client.allocation in self.promised_bytes:
-            self.promised_bytes[client.allocation] += added_bytes
