@@ -59,10 +59,16 @@ class Card:
     held: dict[int, int] = field(default_factory=dict)  # by pid, dead ones included
     most_bytes: int = 0
 
+    @property
+    def used_bytes(self) -> int:
+        return sum(self.held.values())
+
     def take(self, pid: int, size_bytes: int, managed: bool) -> None:
         """A process allocates, or with a negative size frees. Raises ViolationError."""
         self.held[pid] = self.held.get(pid, 0) + size_bytes
-        used = sum(self.held.values())
+        if self.held[pid] < 0:
+            raise ViolationError(f"process {pid} frees more than it has: {self.held}")
+        used = self.used_bytes
         self.most_bytes = max(self.most_bytes, used)
         if managed and size_bytes > 0 and used > self.capacity_bytes:
             raise ViolationError(f"{used} bytes in use of {self.capacity_bytes}: {self.held}")
@@ -301,12 +307,15 @@ class Simulation:
         living = {program.pid for program in self.programs if program.alive}
         held = self.card.held.items()
         processes = tuple(ProcessMemory(pid, size, pid in living) for pid, size in held if size)
-        sample = MemorySampled(self.now_ns, self.card.total_bytes, sum(self.card.held.values()), processes)
+        sample = MemorySampled(self.now_ns, self.card.total_bytes, self.card.used_bytes, processes)
         self.at(MILLISECOND_NS // 2, lambda: self._tell(sample))
 
     def _check(self) -> None:
-        """What must hold after each event, by the arbiter's own account (E3: no counter is ever below zero)."""
+        """What must hold after each event: the arbiter counts with all that the card has by its own account, and no
+        counter of it is below zero (E3)."""
         state = self.arbiter.state
+        if self.card.used_bytes > state.promised_bytes and not state.blind:
+            raise ViolationError(f"{state.promised_bytes} bytes are promised, and the card has {self.card.held}")
         counters = [state.promised_bytes, state.capacity_bytes(self._policy), state.card.baseline_bytes]
         counters += [client.charge_bytes for client in state.clients.values()]
         counters += [ghost.size_bytes for ghost in state.card.ghosts]
