@@ -65,9 +65,13 @@ class Client:
     first_epoch: int = 0  # of the first grant; who was missing for a while has followed older ones
     allowed_bytes: int = 0  # the largest ceiling of all grants, with those that the journal knows
     promises: list[Promise] = field(default_factory=list)  # the one in force and all later ones
-    promised_bytes: int = 0  # the most that one of these allows, or, until it has agreed, that the journal knows of
 
-    ceiling_bytes: int = 0  # decided: the most that it may have on the card, its target
+    ceiling_bytes: int = 0  # decided: the most that it may have on the card, its target; see `set_ceiling`
+    charge_bytes: int = 0  # the most that it may have on the card
+    kept_bytes: int = 0  # what it will be charged with when it has followed its newest grant
+    served_bytes: int = 0  # what it needs on the card, with the wish that it has been promised
+    spare_bytes: int = 0  # headroom that it does not use
+    body_bytes: int = 0  # what it uses, or waits with, and could move out
     may_launch: bool = False  # decided
     timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
@@ -137,11 +141,6 @@ class Client:
         return max(self._believed(self.journal_resident_bytes), self.journal_promised_bytes)
 
     @property
-    def served_bytes(self) -> int:
-        """What it needs on the card, with the wish that it has been promised."""
-        return self.wish_bytes if self.wish_bytes <= self.ceiling_bytes else self.needed_bytes
-
-    @property
     def admitted(self) -> bool:
         """Whether it has memory, or a promise of some."""
         return self.admitted_ns is not None
@@ -166,18 +165,6 @@ class Client:
     def must_leave(self) -> bool:
         """Whether it makes room for who waits, although it wants the GPU."""
         return self.ruling in _MUST_LEAVE
-
-    @property
-    def charge_bytes(self) -> int:
-        """The most that it may have on the card."""
-        if self.leaving:
-            return self.resident_bytes
-        return max(self.ceiling_bytes, self.resident_bytes, self.promised_bytes)
-
-    @property
-    def kept_bytes(self) -> int:
-        """What it will be charged with when it has followed its newest grant."""
-        return max(self.staying_bytes, self.ceiling_bytes)
 
     @property
     def asks_for_memory(self) -> bool:
@@ -230,12 +217,12 @@ class Client:
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True
             self.promises = [promise for promise in self.promises if promise.epoch >= report.epoch]
-            self._count_promises()
         if before is None:
             self.has_left = report.swapped_out_bytes > 0
             self.grew_ns = self.progress_ns = self.revoked_ns = now_ns
             self.ceiling_bytes = max(self.resident_bytes, 0 if self.agreed else self.journal_bytes)
-        else:
+        self._account()
+        if before is not None:
             wish = max(before.wanted_bytes, before.footprint_bytes)
             if report.footprint_bytes > before.footprint_bytes or self.wanted_bytes > wish:
                 self.grew_ns = now_ns
@@ -299,7 +286,12 @@ class Client:
             ceiling_bytes = max(oldest.ceiling_bytes, second.ceiling_bytes)
             merged = Promise(second.epoch, ceiling_bytes, oldest.may_launch or second.may_launch)
             self.promises[:2] = [merged]
-        self._count_promises()
+        self._account()
+
+    def set_ceiling(self, ceiling_bytes: int) -> None:
+        """Decides the most that it may have on the card."""
+        self.ceiling_bytes = ceiling_bytes
+        self._account()
 
     def shown(self, listed_bytes: int | None) -> None:
         """Takes over what the driver shows of it; None: the driver does not list our processes."""
@@ -308,10 +300,11 @@ class Client:
 
     def _weigh(self) -> None:
         """Decides what to believe of its report. Called when that, or what it is judged by, has changed."""
-        self._count_promises()
-        report = self.report
-        if report is None:
-            return
+        if self.report is not None:
+            self._believe(self.report)
+        self._account()
+
+    def _believe(self, report: Report) -> None:
         self.state, self.swaps, self.leaving = report.state, report.swaps, report.leaving
         self.demand = report.demand and not report.leaving
         self.allocation_waits = report.allocation_waits and not report.leaving
@@ -328,12 +321,19 @@ class Client:
         self.wish_bytes = max(report.wanted_needed_bytes or report.wanted_bytes, self.needed_bytes)
         self.staying_bytes = min(self.resident_bytes, self.staying_of(self.needed_bytes))
 
-    def _count_promises(self) -> None:
-        """Called when a promise came or is over, and when the journal, or what of it to believe, has changed."""
-        ceilings_bytes = [promise.ceiling_bytes for promise in self.promises]
-        self.promised_bytes = max(ceilings_bytes, default=0)
-        if not self.agreed:
-            self.promised_bytes = max(self.promised_bytes, self.journal_bytes)
+    def _account(self) -> None:
+        """Sums up what it may have. Called when its ceiling, its promises, or what is believed of it has changed."""
+        ceiling_bytes = self.ceiling_bytes
+        self.charge_bytes = self.resident_bytes
+        if not self.leaving:
+            promised_bytes = 0 if self.agreed else self.journal_bytes
+            ceilings_bytes = [promise.ceiling_bytes for promise in self.promises]
+            self.charge_bytes = max(self.resident_bytes, ceiling_bytes, promised_bytes, *ceilings_bytes)
+        self.kept_bytes = max(self.staying_bytes, ceiling_bytes)
+        self.served_bytes = self.wish_bytes if self.wish_bytes <= ceiling_bytes else self.needed_bytes
+        used_bytes = max(self.served_bytes, self.staying_bytes)
+        self.spare_bytes = max(0, self.kept_bytes - used_bytes)
+        self.body_bytes = max(0, min(self.kept_bytes, used_bytes) - self.staying_bytes) if self.swaps else 0
 
     def _believed(self, said_bytes: int) -> int:
         """What it may truly have of what it says: what it was ever allowed, or what the driver shows."""

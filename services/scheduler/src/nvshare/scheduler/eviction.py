@@ -9,7 +9,7 @@ sooner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nvshare.scheduler.clients import Client
@@ -103,33 +103,21 @@ def stands(client: Client, moment: Moment) -> bool:
     return waits and moment.now_ns >= since_ns + moment.policy.standing_ns
 
 
-def spare_bytes(client: Client) -> int:
-    """Headroom that it does not use."""
-    return max(0, client.kept_bytes - max(client.served_bytes, client.staying_bytes))
-
-
-def body_bytes(client: Client) -> int:
-    """What it uses, or waits with, and could move out."""
-    if not client.swaps:
-        return 0
-    return max(0, min(client.kept_bytes, max(client.served_bytes, client.staying_bytes)) - client.staying_bytes)
-
-
 def sum_of(offers: Sequence[Offer]) -> int:
     """What all of them could give together."""
     return sum([offer.body_bytes for offer in offers])
 
 
-def offers_of(clients: Sequence[Client], queue: Sequence[Client], served: Sequence[Client], moment: Moment) -> Offers:
+def offers_of(clients: Iterable[Client], queue: Sequence[Client], served: Sequence[Client], moment: Moment) -> Offers:
     """What `clients`, which cooperate, could give. `queue` are those that wait, in their order; `served` of them have
     been given room in this pass."""
     offers = Offers({client.key: place for place, client in enumerate(queue)})
     for client in clients:
         if client in served:
             continue
-        if spare_bytes(client) > 0:
+        if client.spare_bytes > 0:
             offers.spare.append(client)
-        size_bytes = body_bytes(client)
+        size_bytes = client.body_bytes
         if size_bytes == 0 or (moment.serial and client is moment.holder):
             continue
         bound = client.gang != "" and not client.must_leave
@@ -141,7 +129,7 @@ def offers_of(clients: Sequence[Client], queue: Sequence[Client], served: Sequen
             offers.waiting.append(Offer(client, size_bytes, place))
         else:
             offers.placed.append(Offer(client, size_bytes, place, bound, quantum_ends_ns(client, moment)))
-    offers.spare.sort(key=lambda c: (c.demand, -spare_bytes(c), c.order))
+    offers.spare.sort(key=lambda c: (c.demand, -c.spare_bytes, c.order))
     offers.idle.sort(key=lambda o: (o.client.demanded_ns or 0, o.client.order))
     offers.waiting.sort(key=lambda o: (-o.place, o.client.order))
     offers.placed.sort(key=lambda o: (o.client.gang != "", o.ends_ns, o.client.order))

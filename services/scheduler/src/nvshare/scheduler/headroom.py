@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.eviction import Moment, spare_bytes
+from nvshare.scheduler.eviction import Moment
 from nvshare.scheduler.limits import Bound
 from nvshare.scheduler.loading import ahead_bytes, older_loads_until
 from nvshare.scheduler.model import Ruling
@@ -16,11 +16,11 @@ def take_spare(room: Room, clients: Sequence[Client], missing_bytes: int) -> Non
     """Takes headroom back until `missing_bytes` are on their way: first of those that do not want the GPU, then of
     those with the most."""
     missing_bytes -= sum(client.charge_bytes - client.kept_bytes for client in clients)
-    for client in sorted(clients, key=lambda c: (c.demand, -spare_bytes(c), c.order)):
+    for client in sorted(clients, key=lambda c: (c.demand, -c.spare_bytes, c.order)):
         if missing_bytes <= 0:
             return
-        if client.reachable and spare_bytes(client) > 0:
-            missing_bytes -= spare_bytes(client)
+        if client.reachable and client.spare_bytes > 0:
+            missing_bytes -= client.spare_bytes
             room.set_ceiling(client, client.served_bytes)
 
 

@@ -153,7 +153,7 @@ def _refusals(clients: Sequence[Client], bounds: Mapping[str, Bound]) -> list[Pu
 def _give_everything(state: ArbiterState, clients: Sequence[Client], now_ns: int) -> None:
     """Mode off: every client may have the card."""
     for client in clients:
-        client.ceiling_bytes = state.card.total_bytes
+        client.set_ceiling(state.card.total_bytes)
         client.memory_wait_ns = None
         client.refused = False
         client.coming = False

@@ -127,6 +127,17 @@ def _drop_old_early(state: ArbiterState, now_ns: int, policy: Policy) -> None:
 
 def _bounded(report: Report, total_bytes: int) -> Report:
     """No client has, or can have, more than the card: a lie must not make sums meaningless."""
+    largest_bytes = max(
+        report.footprint_bytes,
+        report.resident_bytes,
+        report.wanted_bytes,
+        report.external_bytes,
+        report.needed_bytes,
+        report.wanted_needed_bytes,
+        report.pinned_bytes,
+    )
+    if largest_bytes <= total_bytes:
+        return report
     return replace(
         report,
         footprint_bytes=min(report.footprint_bytes, total_bytes),

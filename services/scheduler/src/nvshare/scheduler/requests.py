@@ -37,7 +37,7 @@ def change_mode(state: ArbiterState, event: ModeChanged, policy: Policy) -> list
     if state.mode == Mode.OFF:
         # Everybody could have the whole card: what is not used is taken back.
         for client in state.clients.values():
-            client.ceiling_bytes = client.resident_bytes
+            client.set_ceiling(client.resident_bytes)
     text = f"mode of {state.gpu} changed from {state.mode.name.lower()} to {event.mode.name.lower()}"
     state.mode = event.mode
     return [Answer(event.request, ""), PublishEvent("mode-changed", text)]

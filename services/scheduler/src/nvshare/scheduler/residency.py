@@ -25,7 +25,6 @@ from nvshare.scheduler.eviction import (
     Givers,
     Moment,
     Offers,
-    body_bytes,
     choose,
     cooperates,
     expected_bytes,
@@ -34,7 +33,6 @@ from nvshare.scheduler.eviction import (
     offers_of,
     overdue,
     quantum_ends_ns,
-    spare_bytes,
     sum_of,
 )
 from nvshare.scheduler.headroom import (
@@ -107,13 +105,13 @@ def decide_residency(room: Room, bounds: Mapping[str, Bound], dead: Dead, settli
     return outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Outlook:
     """What is the same for all that are served, until a ceiling or a place changes."""
 
-    offers: Offers
     coming_bytes: int  # what those that cooperate have beyond their newest grants
-    wake_ns: int | None  # when a client will be able to make room that cannot now
+    offers: Offers | None = None  # None: nobody has asked yet
+    wakes: bool = False  # it is noted when to decide again because that changes with time
 
 
 class _Serving:
@@ -195,15 +193,23 @@ class _Serving:
         """The outlook now. Whoever is given room gets into `served`, and whoever loses some gets another ceiling."""
         now_of = (self._room.changes, len(self.served), len(self._hopeless))
         if self._outlook is None or self._outlook_of != now_of:
-            behind = [other for other in self._queue.all if other not in self._hopeless] + self._hopeless
-            offers = offers_of(list(self._cooperating), behind, self.served, self._moment)
-            coming_bytes = sum([client.charge_bytes - client.kept_bytes for client in self._cooperating])
-            self._outlook = _Outlook(offers, coming_bytes, _next_change_ns(self._room.clients, self._moment))
+            self._outlook = _Outlook(sum([client.charge_bytes - client.kept_bytes for client in self._cooperating]))
             self._outlook_of = now_of
         return self._outlook
 
     def _givers_for(self, client: Client) -> Givers:
-        return givers_for(client, self._look().offers, self._moment)
+        outlook = self._look()
+        if outlook.offers is None:
+            behind = [other for other in self._queue.all if other not in self._hopeless] + self._hopeless
+            outlook.offers = offers_of(self._cooperating, behind, self.served, self._moment)
+        return givers_for(client, outlook.offers, self._moment)
+
+    def _wake_when_that_changes(self) -> None:
+        outlook = self._look()
+        if not outlook.wakes:
+            outlook.wakes = True
+            for time_ns in _changes_ns(self._room.clients, self._moment):
+                self.outcome.wake_at(time_ns)
 
     def _goal_bytes(self, client: Client) -> int:
         return self._queue.goals_bytes[client.key]
@@ -236,11 +242,11 @@ class _Serving:
 
     def _is_left(self, client: Client, need_bytes: int) -> bool:
         """Whether the client can have that beside the first one that waits. What it has itself may be counted on."""
-        return self._left_bytes is None or need_bytes + body_bytes(client) <= self._left_bytes
+        return self._left_bytes is None or need_bytes + client.body_bytes <= self._left_bytes
 
     def _take(self, client: Client, need_bytes: int) -> None:
         if self._left_bytes is not None:
-            self._left_bytes -= need_bytes + body_bytes(client)
+            self._left_bytes -= need_bytes + client.body_bytes
         self._reserved_bytes += need_bytes
         self.served.append(client)
         if not client.swaps:
@@ -252,10 +258,10 @@ class _Serving:
         """Takes headroom back. Gives what is still short then."""
         if short_bytes <= 0 or not givers.spare:
             return short_bytes
-        spare = sum(map(spare_bytes, givers.spare))
+        spare = sum([client.spare_bytes for client in givers.spare])
         if short_bytes - spare > givers.body_bytes():  # not enough: who loads keeps what it will use at once
             givers.spare = [other for other in givers.spare if not uses_headroom(other, self._moment)]
-            spare = sum(map(spare_bytes, givers.spare))
+            spare = sum([client.spare_bytes for client in givers.spare])
         take_spare(self._room, givers.spare, short_bytes)
         return short_bytes - spare
 
@@ -280,18 +286,16 @@ class _Serving:
     def _keep_room(self, client: Client) -> None:
         """Its gang does not come in yet, or who is older still loads: nobody who came later gets what it will need."""
         givers = self._givers_for(client)
-        spare = sum(map(spare_bytes, givers.spare))
+        spare = sum([client.spare_bytes for client in givers.spare])
         self._wait(client, givers, self._need_bytes(client) - self._have_bytes(client) - spare)
 
     def _wait(self, client: Client, givers: Givers, short_bytes: int) -> None:
         """Nobody can give enough now. If that changes with time, the rest is kept for it."""
         self.outcome.unserved.append(client)
         client.coming = False
-        if spare_bytes(client) > 0:
+        if client.spare_bytes > 0:
             self._room.set_ceiling(client, client.served_bytes)
-        wake_ns = self._look().wake_ns
-        if wake_ns is not None:
-            self.outcome.wake_at(wake_ns)
+        self._wake_when_that_changes()
         ghost_bytes = max(0, self._dead.ghost_bytes - self._dead.freeing_bytes)
         in_time_bytes = ghost_bytes + expected_bytes(givers, short_bytes - ghost_bytes)
         if in_time_bytes >= short_bytes:
@@ -316,8 +320,8 @@ class _Serving:
         self.outcome.events.append(event)
 
 
-def _next_change_ns(clients: Sequence[Client], moment: Moment) -> int | None:
-    """When a client will be able to make room that cannot now."""
+def _changes_ns(clients: Sequence[Client], moment: Moment) -> list[int]:
+    """When clients will be able to make room that cannot now."""
     times_ns = []
     for client in clients:
         if not client.swaps:
@@ -330,7 +334,7 @@ def _next_change_ns(clients: Sequence[Client], moment: Moment) -> int | None:
             times_ns.append(client.evicted_ns + moment.quantum_ns)
         if client.allocation_waits:
             times_ns.append(max(client.progress_ns, client.memory_wait_ns or 0) + moment.policy.standing_ns)
-    return min([time_ns for time_ns in times_ns if time_ns > moment.now_ns], default=None)
+    return [time_ns for time_ns in times_ns if time_ns > moment.now_ns]
 
 
 def _pay_out(room: Room, served: Sequence[Client], goals_bytes: Mapping[str, int], moment: Moment) -> None:

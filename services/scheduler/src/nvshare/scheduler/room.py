@@ -34,7 +34,7 @@ class Room:
     def set_ceiling(self, client: Client, ceiling_bytes: int) -> None:
         """Raises or lowers the client's ceiling; who raises it has checked that it fits."""
         before_bytes = client.charge_bytes
-        client.ceiling_bytes = ceiling_bytes
+        client.set_ceiling(ceiling_bytes)
         after_bytes = client.charge_bytes
         self.changes += 1
         self.free_bytes -= max(0, after_bytes - before_bytes)

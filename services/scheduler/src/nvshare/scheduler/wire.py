@@ -137,4 +137,5 @@ def _peer_from(peer: node_pb2.Peer, gpu: str) -> Peer:
 
 
 def _clean(text: str, longest: int = _LONGEST_NAME) -> str:
-    return "".join(character for character in text[:longest] if character.isprintable())
+    text = text[:longest]
+    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
