@@ -1,9 +1,9 @@
 """Random histories of arrivals, growth, idleness, quota changes and faults, with memory that moves.
 
-The judge is what happened, not what the arbiter believes. The simulated card keeps its own account of who has what: it
+The judge is what happened, not what the arbiter believes. The simulated card keeps its own account of who has what; it
 raises as soon as it is over its capacity, when more is there than the arbiter counts with, and when somebody frees what
-it has not. The programs note for how long they waited, what was refused, and who computed beside them. The arbiter's own
-counters are looked at only for being below zero (E3).
+it has not. The programs note for how long they waited, what was refused, and who computed beside them. The arbiter's
+counters themselves are looked at only for being below zero (E3).
 
 NVSHARE_TEST_HISTORIES is how many histories run; a long run takes 10000.
 """

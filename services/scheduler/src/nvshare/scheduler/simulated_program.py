@@ -141,8 +141,9 @@ class Program:
             self._advance()
 
     def _move(self) -> None:
-        """Goes on moving memory to where the grant wants it: out only when nothing is in flight."""
-        if self.memory.must_leave and self.computes:
+        """Goes on moving memory to where the grant wants it: out only when nothing is in flight. One that ends moves
+        nothing any more."""
+        if self.done or (self.memory.must_leave and self.computes):
             return
         before = self.memory.failures
         self.memory.step(self._world.now_ns, self._later, self._moved)
