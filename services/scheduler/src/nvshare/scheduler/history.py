@@ -1,8 +1,9 @@
 """A bounded log of everything that an arbiter was told and what it commanded, from which its decisions can be replayed.
 
 The log is a row of segments, each with the arbiter's state at its start, so that the oldest can be dropped and the rest
-still be replayed. Written down it is JSON lines: a `start` line with the state, then one `entry` line for each event.
-A replay on another machine gives the same commands, or it has found a decision that depends on something else.
+still be replayed. All of it is kept pickled, which takes a quarter of the memory of the objects. Written down it is
+JSON lines: a `start` line with the state, then one `entry` line for each event. A replay on another machine gives the
+same commands, or it has found a decision that depends on something else.
 """
 
 from __future__ import annotations
@@ -11,19 +12,13 @@ import json
 import pickle
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 from nvshare.scheduler import codec
 from nvshare.scheduler.arbiter import Arbiter
-from nvshare.scheduler.model import Allocation, Command, Event, MemorySampled, Peer, RelayReported
+from nvshare.scheduler.model import Command, Event
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.state import ArbiterState
-
-Part = TypeVar("Part", Peer, Allocation)
-
-_ENTRY_BYTES = 800
-_PART_BYTES = 256  # of a command, a peer, an allocation or a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +33,11 @@ class Entry:
 
 @dataclass(slots=True)
 class Segment:
-    """A part of the log, with the arbiter's state before its first entry."""
+    """A part of the log, with the arbiter's state before its first entry. Both are pickled."""
 
-    state: bytes  # pickled: taking it must be cheap, writing it as JSON is for the dump
-    entries: list[Entry] = field(default_factory=list)
-    size_bytes: int = 0  # about what its lines will have
+    state: bytes
+    entries: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0  # of its entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +56,21 @@ class RecordedArbiter:
     def __init__(
         self, arbiter: Arbiter, segment_entries: int = 2000, segments: int = 5, segment_bytes: int = 4 << 20
     ) -> None:
-        """A segment ends after `segment_entries`, or when its lines would have about `segment_bytes`."""
+        """A segment ends after `segment_entries`, or when they take `segment_bytes`."""
         self.arbiter = arbiter
         self._segment_entries = segment_entries
         self._segment_bytes = segment_bytes
         self._segments: deque[Segment] = deque(maxlen=segments)
         self._next_id = 1
-        self._relay: RelayReported | None = None
 
     def handle(self, event: Event, now_ns: int) -> list[Command]:
         """As Arbiter.handle, and remembers it."""
-        if isinstance(event, RelayReported):
-            event = self._relay = _sharing_parts(event, self._relay)
         if not self._segments or self._is_full(self._segments[-1]):
             self._segments.append(Segment(pickle.dumps(self.arbiter.state)))
         commands = self.arbiter.handle(event, now_ns)
-        entry = Entry(self._next_id, now_ns, event, tuple(commands))
+        entry = pickle.dumps(Entry(self._next_id, now_ns, event, tuple(commands)))
         self._segments[-1].entries.append(entry)
-        self._segments[-1].size_bytes += _line_bytes(entry)
+        self._segments[-1].size_bytes += len(entry)
         self._next_id += 1
         return commands
 
@@ -91,37 +83,12 @@ class RecordedArbiter:
         return _written(segments, self.arbiter.policy)
 
 
-def _sharing_parts(event: RelayReported, last: RelayReported | None) -> RelayReported:
-    """The relay repeats everything once a second: what is as before is the same object, and takes its memory once."""
-    if last is None:
-        return event
-    peers, allocations = _reused(event.peers, last.peers), _reused(event.allocations, last.allocations)
-    return replace(event, peers=peers, allocations=allocations)
-
-
-def _reused(parts: tuple[Part, ...], last: tuple[Part, ...]) -> tuple[Part, ...]:
-    if parts == last:
-        return last
-    known = {part: part for part in last}
-    return tuple(known.get(part, part) for part in parts)
-
-
-def _line_bytes(entry: Entry) -> int:
-    """About what the entry's line will have: measuring it exactly would cost more than the decision."""
-    parts = len(entry.commands)
-    match entry.event:
-        case RelayReported():
-            parts += len(entry.event.peers) + len(entry.event.allocations)
-        case MemorySampled():
-            parts += len(entry.event.processes)
-    return _ENTRY_BYTES + parts * _PART_BYTES
-
-
 def _written(segments: list[Segment], policy: Policy) -> Iterator[str]:
     for segment in segments:
         state: ArbiterState = pickle.loads(segment.state)
         yield json.dumps({"line": "start", "policy": codec.encode(policy), "state": codec.encode(state)})
-        for entry in segment.entries:
+        for pickled in segment.entries:
+            entry: Entry = pickle.loads(pickled)
             yield json.dumps(
                 {
                     "line": "entry",

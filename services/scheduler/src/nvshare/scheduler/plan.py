@@ -110,9 +110,7 @@ def _holder(state: ArbiterState) -> Client | None:
     return state.clients.get(state.turns.holder) if state.mode == Mode.SERIAL else None
 
 
-def _bounds(
-    state: ArbiterState, clients: Sequence[Client], capacity_bytes: int, policy: Policy
-) -> dict[str, Bound]:
+def _bounds(state: ArbiterState, clients: Sequence[Client], capacity_bytes: int, policy: Policy) -> dict[str, Bound]:
     """What each client may ever have, by its key."""
     quotas_bytes = quota_limits_bytes(clients, state.allocations)
     sums: Sums | None = None  # only needed when somebody asks
