@@ -15,14 +15,14 @@ def test_b1_what_is_wished_becomes_ready_in_the_background(pool: Pool) -> None:
 
 
 def test_b1_that_what_is_wished_is_ready_is_told_once_for_each_wish(pool: Pool) -> None:
-    pool.do("prepare", 0, 20 * SLOT)
+    pool.do("prepare", 0, 2 * SLOT)
     assert pool.until("told", lambda times: times > 0) == 1
-    assert pool.bytes("ready") == 20 * SLOT
-    pool.take(0, 2)
-    pool.do("prepare", 0, 20 * SLOT)
-    pool.do("prepare", 0, 24 * SLOT)
+    assert pool.bytes("ready") == 2 * SLOT
+    pool.take(0, 1)
+    pool.do("prepare", 0, 2 * SLOT)
+    pool.do("prepare", 0, 3 * SLOT)
     assert pool.until("told", lambda times: times > 1) == 2
-    assert pool.bytes("ready") == 24 * SLOT
+    assert pool.bytes("ready") == 3 * SLOT
 
 
 def test_b1_slots_that_are_ready_have_their_pages_and_are_registered(pool: Pool) -> None:
