@@ -88,8 +88,9 @@ def test_who_waits_at_the_gate_with_an_open_capture_says_that_it_keeps_the_memor
     kept = client.report_where(lambda report: report.epoch == epoch and report.swap_failures > 0)
     assert (kept.state, kept.demand, kept.resident_bytes) == (WAITING, True, kept.needed_bytes)  # it wants its turn
     assert "stream capture" in kept.swap_failure
+    since = len(client.reports)
     program.tell()
-    client.report_where(lambda report: report.resident_bytes == 0)
+    client.report_where(lambda report: report.resident_bytes == 0, since)
     bring_back(client)
     end_right(program)
 
