@@ -3,6 +3,7 @@
 // Linear and pitched memory comes out of the device's arena and can move (stream-ordered memory, too: mempool.c), and
 // so does most physical memory of cuMemCreate (physical.c). Managed memory, other physical memory, and arrays are the
 // driver's own: counted, and pinned.
+#include "allocate.h"
 #include "call.h"
 #include "footprint.h"
 #include "library.h"
@@ -12,38 +13,9 @@
 // Alignment of rows that is assumed before the driver has chosen the pitch.
 #define NVS_PITCH_BYTES 512u
 
-static struct nvs_device *nvs_memory_device(CUcontext *context) {
-    if (!nvs_library_start() || nvs_thread_join() == NULL || nvs_thread_self->allocates)
-        return NULL;
-    return nvs_device_current(context);
-}
-
-// Sets or clears the mark of a thread that is in the driver for memory: what the driver itself allocates there is
-// counted once.
-static void nvs_memory_inside(bool inside) {
-    if (nvs_thread_self != NULL)
-        nvs_thread_self->allocates = inside;
-}
-
-// Reserves, allocates by `allocate` (an expression that gives a CUresult), and remembers the result under `key`.
-#define NVS_ALLOCATE(device, context, size, allocate, key, why)                                                        \
-    do {                                                                                                               \
-        CUresult nvs_result = nvs_footprint_reserve((device), (size));                                                 \
-        if (nvs_result != CUDA_SUCCESS)                                                                                \
-            return nvs_result;                                                                                         \
-        nvs_memory_inside(true);                                                                                       \
-        nvs_result = (allocate);                                                                                       \
-        nvs_memory_inside(false);                                                                                      \
-        if (nvs_result == CUDA_SUCCESS)                                                                                \
-            nvs_footprint_add((device), (context), (uint64_t)(key), (size), (why));                                    \
-        else                                                                                                           \
-            nvs_footprint_release((device), (size));                                                                   \
-        return nvs_result;                                                                                             \
-    } while (0)
-
 NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
     CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
+    struct nvs_device *device = nvs_allocating_device(&context);
     if (nvs_real.cuMemAlloc_v2 == NULL)
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || dptr == NULL || bytesize == 0)
@@ -58,7 +30,7 @@ NVS_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
 NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
                                        unsigned int ElementSizeBytes) {
     CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
+    struct nvs_device *device = nvs_allocating_device(&context);
     if (nvs_real.cuMemAllocPitch_v2 == NULL)
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || dptr == NULL || pPitch == NULL || WidthInBytes > SIZE_MAX - NVS_PITCH_BYTES)
@@ -79,7 +51,7 @@ NVS_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t
 
 NVS_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags) {
     CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
+    struct nvs_device *device = nvs_allocating_device(&context);
     if (nvs_real.cuMemAllocManaged == NULL)
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || dptr == NULL || bytesize == 0)
@@ -127,7 +99,7 @@ static size_t nvs_array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *array) {
 
 NVS_EXPORT CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray) {
     CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
+    struct nvs_device *device = nvs_allocating_device(&context);
     if (nvs_real.cuArrayCreate_v2 == NULL)
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
@@ -142,7 +114,7 @@ NVS_EXPORT CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPT
 
 NVS_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray) {
     CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
+    struct nvs_device *device = nvs_allocating_device(&context);
     if (nvs_real.cuArray3DCreate_v2 == NULL)
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || pHandle == NULL || pAllocateArray == NULL)
@@ -155,7 +127,7 @@ NVS_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle,
                                            const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
                                            unsigned int numMipmapLevels) {
     CUcontext context = NULL;
-    struct nvs_device *device = nvs_memory_device(&context);
+    struct nvs_device *device = nvs_allocating_device(&context);
     if (nvs_real.cuMipmappedArrayCreate == NULL)
         return CUDA_ERROR_NO_DEVICE;
     if (device == NULL || pHandle == NULL || pMipmappedArrayDesc == NULL)
@@ -211,7 +183,7 @@ NVS_FREE_WRAPPER(cuMipmappedArrayDestroy, hMipmappedArray, (CUmipmappedArray hMi
 // ---- Answers: a program with a limit sees a card of that size.
 
 NVS_EXPORT CUresult cuMemGetInfo_v2(size_t *free_bytes, size_t *total_bytes) {
-    struct nvs_device *device = nvs_memory_device(NULL);
+    struct nvs_device *device = nvs_allocating_device(NULL);
     if (nvs_real.cuMemGetInfo_v2 == NULL)
         return CUDA_ERROR_NO_DEVICE;
     uint64_t limit_bytes, footprint_bytes;

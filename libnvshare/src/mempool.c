@@ -1,5 +1,6 @@
 #include "mempool.h"
 
+#include "allocate.h"
 #include "call.h"
 #include "capture.h"
 #include "footprint.h"
@@ -210,24 +211,13 @@ static CUmemoryPool nvs_order_current_pool(void) {
         CUcontext context = NULL;                                                                                      \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
             return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        struct nvs_thread *thread = nvs_thread_join();                                                                 \
-        struct nvs_device *device = thread == NULL || thread->allocates ? NULL : nvs_device_current(&context);         \
+        struct nvs_device *device = nvs_allocating_device(&context);                                                   \
         if (device == NULL || dptr == NULL || bytesize == 0 || nvs_capture_on(stream))                                 \
             return nvs_real.name args;                                                                                 \
         CUresult result = nvs_order_allocate((pool), (stream), bytesize, dptr);                                        \
         if (result != CUDA_ERROR_NOT_SUPPORTED)                                                                        \
             return result;                                                                                             \
-        result = nvs_footprint_reserve(device, bytesize); /* the driver's own: counted and pinned */                   \
-        if (result != CUDA_SUCCESS)                                                                                    \
-            return result;                                                                                             \
-        thread->allocates = true;                                                                                      \
-        result = nvs_real.name args;                                                                                   \
-        thread->allocates = false;                                                                                     \
-        if (result == CUDA_SUCCESS)                                                                                    \
-            nvs_footprint_add(device, context, *dptr, bytesize, NVS_PIN_STREAM_ORDERED);                               \
-        else                                                                                                           \
-            nvs_footprint_release(device, bytesize);                                                                   \
-        return result;                                                                                                 \
+        NVS_ALLOCATE(device, context, bytesize, nvs_real.name args, *dptr, NVS_PIN_STREAM_ORDERED);                    \
     }
 
 NVS_ORDER_ALLOCATE(cuMemAllocAsync, nvs_order_current_pool(), hStream,
