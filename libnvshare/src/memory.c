@@ -89,17 +89,16 @@ struct nvs_device *nvs_memory_device_of(CUdeviceptr address) {
 // Nobody knows what is at these addresses: a block that no program has keeps others off them, and the mover.
 static void nvs_memory_abandon(struct nvs_device *device, struct nvs_extent *extent) {
     struct nvs_block *block = nvs_arena_add_block(&device->memory.arena, extent->address, extent->bytes);
-    extent->pins++;
-    if (block == NULL) {
+    if (block != NULL)
+        block->ending = true;
+    else
         nvs_log_once(NVS_LOG_ERROR, "no host memory to keep addresses from being used");
-        return;
-    }
-    block->ending = true;
     pthread_mutex_lock(&device->lock);
     device->present_bytes += extent->place == NVS_EXTENT_AWAY ? extent->bytes : 0;
     device->pinned_bytes += extent->bytes;
     pthread_mutex_unlock(&device->lock);
     extent->place = NVS_EXTENT_PRESENT;
+    extent->pins++;
 }
 
 void nvs_memory_trim(struct nvs_device *device, uint64_t from, uint64_t to) {
