@@ -98,8 +98,10 @@ NVS_EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx hCtx) {
 static void nvs_context_made(CUcontext context, CUdevice ordinal) {
     struct nvs_device *device = nvs_device_of_ordinal(ordinal);
     nvs_device_context_seen(context);
-    if (device != NULL)
-        nvs_device_use(device);
+    if (device == NULL)
+        return;
+    nvs_memory_context_made(device, context);
+    nvs_device_use(device);
 }
 
 #define NVS_CONTEXT_MAKE(name, params, args)                                                                           \

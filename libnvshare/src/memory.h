@@ -64,6 +64,9 @@ CUresult nvs_memory_free(struct nvs_device *device, CUdeviceptr address, struct 
 // are left, look again.
 bool nvs_memory_sweep(struct nvs_device *device, bool waits);
 
+// A context of the device was made: memory may be moved in it that outlived those before.
+void nvs_memory_context_made(struct nvs_device *device, CUcontext context);
+
 // A context has ended, and its allocations with it.
 void nvs_memory_context_ended(CUcontext context);
 

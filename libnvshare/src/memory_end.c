@@ -133,6 +133,14 @@ void nvs_memory_import_ended(struct nvs_device *device, uint64_t address, uint64
 
 // ---- Contexts
 
+void nvs_memory_context_made(struct nvs_device *device, CUcontext context) {
+    struct nvs_memory *memory = &device->memory;
+    pthread_mutex_lock(&memory->lock);
+    if (memory->context == NULL)
+        memory->context = context;
+    pthread_mutex_unlock(&memory->lock);
+}
+
 static void nvs_memory_end_context(struct nvs_device *device, CUcontext context) {
     struct nvs_memory *memory = &device->memory;
     struct nvs_bytes gone = {0};

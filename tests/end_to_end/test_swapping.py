@@ -164,6 +164,27 @@ def test_a10_an_idle_program_makes_room_at_once_and_its_memory_is_whole_afterwar
 
 
 @pytest.mark.heavy
+def test_a5_programs_that_map_their_own_memory_make_room_for_each_other(make_small: MakeSmall) -> None:
+    """One grows and shrinks, as PyTorch's expandable segments do; one unmaps all and maps it anew, as in vLLM's sleep."""
+    node = make_small("--quantum", "60")
+    segment, sleeper = node.puppet("segment"), node.puppet("sleeper")
+    for turn in range(2):
+        segment.do(f"map {(160 if turn == 0 else 40) * MIB}")
+        segment.do(f"fill {turn + 1}")
+        expected = segment.do("sum")["sum"]
+        sleeper.do(f"map {LARGE_BYTES}")
+        sleeper.do("fill 9")
+        assert moved_out(node, "segment")
+        awake = sleeper.do("sum")["sum"]
+        assert segment.do("sum")["sum"] == expected
+        assert moved_out(node, "sleeper")
+        assert sleeper.do("sum")["sum"] == awake
+        segment.do(f"unmap {40 * MIB}")  # while it is away
+        sleeper.do(f"unmap {LARGE_BYTES}")
+    assert most_on_the_card(node) <= CAPACITY_BYTES
+
+
+@pytest.mark.heavy
 def test_the_scheduler_killed_in_the_middle_of_a_swap_loses_no_data_and_overfills_nothing(
     make_small: MakeSmall,
 ) -> None:

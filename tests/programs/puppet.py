@@ -2,6 +2,8 @@
 
     alloc BYTES         allocate device memory
     free                free what was allocated last
+    map BYTES           make and map memory of its own behind what it has mapped, which is its first allocation then
+    unmap BYTES         unmap and release so much of it, the last first
     fill VALUE          write to the first allocation
     sum                 its checksum
     info                what cuMemGetInfo says
@@ -26,6 +28,8 @@ from cuda.bindings import driver
 
 KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
 STRIDE = 2**20
+PIECE_BYTES = 4 * 2**20
+ROOM_BYTES = 2**32
 
 
 class DriverError(Exception):
@@ -44,6 +48,7 @@ class Puppet:
         call(driver.cuInit, 0)
         self.kernels: dict[int, Any] = {}
         self.allocations: list[tuple[int, int]] = []
+        self.mapped: list[Any] = []  # handles, in the order of their addresses
         self.device("0")
 
     def device(self, index: str) -> None:
@@ -60,6 +65,29 @@ class Puppet:
 
     def free(self) -> None:
         call(driver.cuMemFree, self.allocations.pop()[0])
+
+    def map(self, size_bytes: str) -> None:
+        asked, access = driver.CUmemAllocationProp(), driver.CUmemAccessDesc()
+        asked.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        asked.location.type = access.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        if not self.mapped:
+            self.allocations.insert(0, (int(call(driver.cuMemAddressReserve, ROOM_BYTES, 0, 0, 0)), 0))
+        start, mapped_bytes = self.allocations[0]
+        for offset in range(mapped_bytes, mapped_bytes + int(size_bytes), PIECE_BYTES):
+            self.mapped.append(call(driver.cuMemCreate, PIECE_BYTES, asked, 0))
+            call(driver.cuMemMap, start + offset, PIECE_BYTES, 0, self.mapped[-1], 0)
+            call(driver.cuMemSetAccess, start + offset, PIECE_BYTES, [access], 1)
+        self.allocations[0] = (start, len(self.mapped) * PIECE_BYTES)
+
+    def unmap(self, size_bytes: str) -> None:
+        start, mapped_bytes = self.allocations[0]
+        for offset in range(mapped_bytes - int(size_bytes), mapped_bytes, PIECE_BYTES):
+            call(driver.cuMemUnmap, start + offset, PIECE_BYTES)
+            call(driver.cuMemRelease, self.mapped.pop())
+        self.allocations[0] = (start, len(self.mapped) * PIECE_BYTES)
+        if not self.mapped:
+            call(driver.cuMemAddressFree, self.allocations.pop(0)[0], ROOM_BYTES)
 
     def launch(self, duration_ns: str, count: str = "1") -> None:
         for _ in range(int(count)):

@@ -462,7 +462,6 @@ def test_a_handle_outlives_its_context(relay: ScriptedRelay, run: Run) -> None:
     ok(driver.cuMemsetD8(address, 7, 20 * MIB))
     ok(driver.cuCtxDestroy(first))
     ok(driver.cuCtxCreate(None, 0, 0))
-    spare = create(2 * MIB)
     say(filled=True)
     hear()
     data = bytearray(20 * MIB)
