@@ -165,7 +165,7 @@ def test_a10_an_idle_program_makes_room_at_once_and_its_memory_is_whole_afterwar
 
 @pytest.mark.heavy
 def test_a5_programs_that_map_their_own_memory_make_room_for_each_other(make_small: MakeSmall) -> None:
-    """One grows and shrinks, as PyTorch's expandable segments do; one unmaps all and maps it anew, as in vLLM's sleep."""
+    """One grows and shrinks like a segment of PyTorch; one unmaps all and maps it anew, as vLLM does when it sleeps."""
     node = make_small("--quantum", "60")
     segment, sleeper = node.puppet("segment"), node.puppet("sleeper")
     for turn in range(2):

@@ -1,8 +1,12 @@
 """Memory that the program makes and maps itself (cuMemCreate, cuMemMap): it moves, and the program never notices."""
 
+from pathlib import Path
+
 import pytest
 from libnvshare.tests.data.conftest import GIB, MIB, Client, Program, Run, ScriptedRelay
 from libnvshare.tests.data.moving import CHECKS, bring_back, end_right, move
+
+from nvshare.emulator import library_directory
 
 # Data that sums() reads back on the card from `blocks` (addresses and sizes), whoever made them.
 DATA = """
@@ -395,6 +399,45 @@ def test_answers_are_the_drivers_on_the_card_and_away(relay: ScriptedRelay, run:
     assert program.said() == {name: answer for name, answer in plain.items() if name != "refusals"}
     program.tell()
     assert program.said() == native.said()
+    program.end()
+
+
+@pytest.mark.parametrize("calls", [{"unmap": 2, "access": 4}, {"unmap": 4, "access": 8}], ids=str)
+def test_a_driver_that_fails_half_way_leaves_all_mappings_or_none(
+    calls: dict[str, int], relay: ScriptedRelay, run: Run, programs: Path
+) -> None:
+    """Out: one mapping, or the library's own, is not undone. In: the access to one of two is not set."""
+    program, client = started(
+        relay,
+        run,
+        MAPPED.format(mib=20)
+        + f"""
+    import ctypes
+    faulty, wrapped = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL(None)
+    ok(driver.cuMemMap(address + SIZE, SIZE, 0, handle, 0))
+    blocks.append((address + SIZE, SIZE))
+    for start, size_bytes in blocks:  # by name: of the functions that fail the emulated GPU's resolver knows nothing
+        description = access()[0]
+        described = ctypes.c_void_p(description.getPtr())
+        assert wrapped.cuMemSetAccess(ctypes.c_uint64(start), ctypes.c_size_t(size_bytes), described, 1) == 0
+    say(ready=True)
+    while (word := hear()) != "check":
+        faulty.fail_calls(word.encode(), {calls}[word])
+        say(failing=word)
+    say(right=sums() == [expected(5)[0]] * 2)
+    """,
+        LD_LIBRARY_PATH=f"{programs / 'faulty'}:{library_directory()}",
+    )
+    program.said()
+    failures = 0
+    for word, way in (("unmap", move), ("access", lambda client, _: bring_back(client))):
+        program.tell(word)
+        assert program.said() == {"failing": word}
+        moved = way(client, 0)
+        assert moved.swap_failures > failures
+        failures = moved.swap_failures
+    program.tell("check")
+    assert program.said() == {"right": True}
     program.end()
 
 
