@@ -75,7 +75,9 @@ demo: setup ## Share an emulated GPU among three programs that do not fit togeth
 	@$(BIN)/nvshare demo
 
 test: setup ## The tests that need no root and no Docker
-	@$(PYTEST) $(SIDE_BY_SIDE) --ignore=tests/system -m "not heavy"
+	@status=0; $(PYTEST) $(SIDE_BY_SIDE) --ignore=tests/system -m "not heavy and not alone" || status=1; \
+	$(PYTEST) --ignore=tests/system -m "alone and not heavy" || status=1; \
+	exit $$status
 
 test-system: setup ## The tests of wheels, users and linters, and the heavy ones; installs what they need
 	@tests/system/install

@@ -5,6 +5,8 @@ import time
 import pytest
 from emulator.tests.conftest import Cards
 
+pytestmark = pytest.mark.alone
+
 BUSY = """
     gpu = Gpu()
     if {timeslice_us} is not None:

@@ -3,6 +3,8 @@
 import pytest
 from libnvshare.tests.data.conftest import Run, ScriptedRelay
 
+pytestmark = pytest.mark.alone
+
 MS = 1_000_000
 
 
