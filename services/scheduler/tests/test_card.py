@@ -268,3 +268,18 @@ def test_a_ghost_that_stays_does_not_keep_a_deadlock_from_being_resolved(make_de
         desk.pass_time(SECOND_NS // 2)
         desk.sample(4 * GIB, {})
     assert "memory-refused" in desk.kinds()
+
+
+def test_a_sample_says_nothing_about_what_was_reported_after_it_began(make_desk: MakeDesk) -> None:
+    """History 1339 of those with faults: two samples that were on their way took new memory for the dead one's."""
+    desk = make_desk()
+    for name in ("new", "dead"):
+        desk.join(name)
+    assert desk.allocate("dead", 3 * GIB)
+    desk.kill("dead")
+    began_ns = desk.now_ns = desk.now_ns + MILLISECOND_NS
+    desk.now_ns += MILLISECOND_NS
+    assert desk.allocate("new", 2 * GIB)
+    for _ in range(2):
+        desk.sample(3 * GIB, {1001: 3 * GIB}, started_ns=began_ns)
+    assert desk.arbiter.state.card.ghost_bytes == 3 * GIB

@@ -108,7 +108,7 @@ class CardMemory:
             charged += sum(_most_charged_bytes(client) + client.overhead_bytes for client in clients)
         unattributed = max(0, sample.used_bytes - attributed)
         for client in clients:
-            client.resident_moved = False
+            client.resident_moved = client.moved_ns > sample.started_ns  # this sample may not show it yet
             client.most_resident_bytes = client.most_charged_bytes = 0
         if not self.ghosts:
             if not self.lists_our_pids and not steady:

@@ -99,7 +99,8 @@ class Client:
     progress_ns: int = 0  # when it launched last
     pool_grew_ns: int = 0  # when its pinned host memory became more last, or should have begun to
     overhead_bytes: int = 0  # on the card beside its footprint: contexts and modules
-    resident_moved: bool = True  # since the last memory sample
+    resident_moved: bool = True  # since the last memory sample began
+    moved_ns: int = 0  # when that was heard last
     most_resident_bytes: int = 0  # since the last memory sample
     most_charged_bytes: int = 0  # since the last memory sample
     revoked_ns: int = 0  # when its lock was taken away last, or it first spoke
@@ -231,7 +232,7 @@ class Client:
             if report.launches != before.launches:
                 self.progress_ns = now_ns
         if self.resident_bytes != before_resident_bytes:
-            self.resident_moved = True
+            self.resident_moved, self.moved_ns = True, now_ns
             self.most_resident_bytes = max(self.most_resident_bytes, self.resident_bytes)
         work_ended = before is not None and before.state == ClientState.STUCK and report.state != ClientState.STUCK
         if self.resident_bytes < before_resident_bytes or work_ended:
