@@ -329,7 +329,7 @@ def copies_of(folder: Path) -> list[account.Copy]:
 
 @pytest.mark.alone
 def test_one_process_goes_out_while_another_comes_in(relay: ScriptedRelay, run: Run) -> None:
-    link = {"NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(512 * MIB)}
+    link = {"NVSHARE_EMULATOR_LINK_BYTES_PER_SECOND": str(256 * MIB)}
     one, other = (run(FILLED.format(sizes="[64] * 6") + CHECKS, **link) for _ in range(2))
     clients = [relay.client_with_plan(), relay.client_with_plan()]
     for program in (one, other):
