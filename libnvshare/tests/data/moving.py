@@ -6,12 +6,11 @@ from libnvshare.tests.data.conftest import RUNNING, WAITING, Client, Program
 
 from nvshare.v1.client_pb2 import Report
 
-# Blocks with known data, which sums() reads back on the card. `sizes` in MiB.
-FILLED = """
+# Data that sums() reads back on the card from `blocks` (addresses and sizes), whoever made them.
+DATA = """
     STRIDE = 1021
     gpu = Gpu()
     out = gpu.allocate(MIB)
-    blocks = [(gpu.allocate(int(size * MIB)), int(size * MIB)) for size in {sizes}]
 
     def fill(seed):
         for index, (address, size_bytes) in enumerate(blocks):
@@ -28,11 +27,17 @@ FILLED = """
             (seed + index) * sum(range(1, size_bytes // 4 + 1, STRIDE)) % 2**64
             for index, (_, size_bytes) in enumerate(blocks)
         ]
-
+"""
+# Blocks of cuMemAlloc with known data. `sizes` in MiB.
+FILLED = (
+    DATA
+    + """
+    blocks = [(gpu.allocate(int(size * MIB)), int(size * MIB)) for size in {sizes}]
     fill(5)
     gpu.synchronize()
     say(filled=True)
 """
+)
 CHECKS = """
     while hear() == "check":
         say(right=sums() == expected(5))

@@ -147,14 +147,20 @@ def test_what_another_process_still_has_mapped_stays_counted_as_pinned_after_it_
     client.report_where(lambda report: report.pinned_bytes == 0 and report.needed_bytes < held.needed_bytes, since)
 
 
-def test_what_another_process_has_closed_is_given_back_although_its_children_live(
-    relay: ScriptedRelay, run: Run
-) -> None:
+def freed_while_mapped(relay: ScriptedRelay, run: Run) -> tuple[Client, Program]:
+    """A client whose freed memory another program, given too, still has mapped."""
     source, client, words = exporter(relay, run)
     target, _, _ = importer(relay, run, words["handle"])
     source.tell("free")
     source.said()
     client.report_where(lambda report: report.footprint_bytes == 3 * MIB and report.pinned_bytes > 0)
+    return client, target
+
+
+def test_what_another_process_has_closed_is_given_back_although_its_children_live(
+    relay: ScriptedRelay, run: Run
+) -> None:
+    client, target = freed_while_mapped(relay, run)
     since = len(client.reports)
     target.tell("fork")
     target.said()
@@ -162,11 +168,7 @@ def test_what_another_process_has_closed_is_given_back_although_its_children_liv
 
 
 def test_what_a_process_had_mapped_that_has_died_is_given_back(relay: ScriptedRelay, run: Run) -> None:
-    source, client, words = exporter(relay, run)
-    target, _, _ = importer(relay, run, words["handle"])
-    source.tell("free")
-    source.said()
-    client.report_where(lambda report: report.footprint_bytes == 3 * MIB and report.pinned_bytes > 0)
+    client, target = freed_while_mapped(relay, run)
     since = len(client.reports)
     target.close()
     client.report_where(lambda report: report.pinned_bytes == 0, since)

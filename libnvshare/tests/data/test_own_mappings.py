@@ -4,32 +4,10 @@ from pathlib import Path
 
 import pytest
 from libnvshare.tests.data.conftest import GIB, MIB, Client, Program, Run, ScriptedRelay
-from libnvshare.tests.data.moving import CHECKS, bring_back, end_right, move
+from libnvshare.tests.data.moving import CHECKS, DATA, bring_back, end_right, move
 
 from nvshare.emulator import library_directory
 
-# Data that sums() reads back on the card from `blocks` (addresses and sizes), whoever made them.
-DATA = """
-    STRIDE = 1021
-    gpu = Gpu()
-    out = gpu.allocate(MIB)
-
-    def fill(seed):
-        for index, (address, size_bytes) in enumerate(blocks):
-            gpu.launch("fill", address, size_bytes // 4, STRIDE, seed + index, 1000)
-
-    def sums():
-        for index, (address, size_bytes) in enumerate(blocks):
-            gpu.launch("checksum", out + 8 * index, address, size_bytes // 4, STRIDE, 1000)
-        data = gpu.read(out, 8 * len(blocks))
-        return [int.from_bytes(data[8 * index : 8 * index + 8], "little") for index in range(len(blocks))]
-
-    def expected(seed):
-        return [
-            (seed + index) * sum(range(1, size_bytes // 4 + 1, STRIDE)) % 2**64
-            for index, (_, size_bytes) in enumerate(blocks)
-        ]
-"""
 # One handle, mapped at `address`, with data.
 MAPPED = (
     DATA
