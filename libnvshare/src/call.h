@@ -121,4 +121,20 @@ static inline void nvs_call_leave(const struct nvs_call *call) {
         nvs_stream_due(stream);
 }
 
+// The wrapper of a call that launches nothing and only looks at memory, which therefore is there meanwhile. `then` may
+// use its `result`.
+#define NVS_LOOK_WRAPPER(name, then, params, args)                                                                     \
+    NVS_EXPORT CUresult name params {                                                                                  \
+        struct nvs_thread *thread;                                                                                     \
+        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
+            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
+        CUresult result = nvs_call_enter_memory(&thread);                                                              \
+        if (result != CUDA_SUCCESS)                                                                                    \
+            return result;                                                                                             \
+        result = nvs_real.name args;                                                                                   \
+        nvs_call_leave_memory(thread);                                                                                 \
+        then;                                                                                                          \
+        return result;                                                                                                 \
+    }
+
 #endif

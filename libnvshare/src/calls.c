@@ -38,18 +38,7 @@
     NVS_WRAPPER(name, class, NULL, params, args)                                                                       \
     NVS_WRAPPER(name##_ptds, class, CU_STREAM_PER_THREAD, params, args)
 #define NVS_PLAIN_CALL(name, class, stream, params, args) NVS_WRAPPER(name, class, stream, params, args)
-#define NVS_LOOK_CALL(name, params, args)                                                                              \
-    NVS_EXPORT CUresult name params {                                                                                  \
-        struct nvs_thread *thread;                                                                                     \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        CUresult result = nvs_call_enter_memory(&thread);                                                              \
-        if (result != CUDA_SUCCESS)                                                                                    \
-            return result;                                                                                             \
-        result = nvs_real.name args;                                                                                   \
-        nvs_call_leave_memory(thread);                                                                                 \
-        return result;                                                                                                 \
-    }
+#define NVS_LOOK_CALL(name, params, args) NVS_LOOK_WRAPPER(name, (void)0, params, args)
 #define NVS_CUSTOM(name)
 #include "hooks.def"
 #undef NVS_STREAM_CALL

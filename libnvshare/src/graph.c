@@ -100,22 +100,15 @@ void nvs_graph_atfork_child(void) {
 
 // ---- The wrappers
 
+static void nvs_graph_instantiated(CUresult result, CUgraph graph, const CUgraphExec *executable) {
+    uint32_t devices = nvs_graph_devices_of(graph);
+    if (result == CUDA_SUCCESS && devices != 0)
+        nvs_graph_note(*executable, devices);
+}
+
 // It names memory, which therefore is there until it has been looked at.
 #define NVS_GRAPH_INSTANTIATE(name, params, args)                                                                      \
-    NVS_EXPORT CUresult name params {                                                                                  \
-        struct nvs_thread *thread;                                                                                     \
-        if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
-            return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        CUresult result = nvs_call_enter_memory(&thread);                                                              \
-        if (result != CUDA_SUCCESS)                                                                                    \
-            return result;                                                                                             \
-        result = nvs_real.name args;                                                                                   \
-        nvs_call_leave_memory(thread);                                                                                 \
-        uint32_t devices = nvs_graph_devices_of(hGraph);                                                               \
-        if (result == CUDA_SUCCESS && devices != 0)                                                                    \
-            nvs_graph_note(*phGraphExec, devices);                                                                     \
-        return result;                                                                                                 \
-    }
+    NVS_LOOK_WRAPPER(name, nvs_graph_instantiated(result, hGraph, phGraphExec), params, args)
 
 NVS_GRAPH_INSTANTIATE(cuGraphInstantiate,
                       (CUgraphExec * phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer,

@@ -65,6 +65,14 @@ def test_a3_a_peer_copy_needs_both_locks(relay: ScriptedRelay, run: Run) -> None
         assert program.said() == {"done": "copy"}
 
 
+def done_only_with(client: Client, program: Program, second: str) -> None:
+    """What the program does next waits until the client is granted its second device."""
+    program.tell()
+    assert program.silent(0.1)
+    client.grant(second)
+    assert program.said() == {"done": True}
+
+
 # A block of the first device, with known bytes, and one of the second, whose memory is then away.
 BETWEEN = """
     one, two = Gpu(0), Gpu(1)
@@ -119,10 +127,7 @@ def test_e11_a_copy_between_devices_waits_for_the_memory_of_both(relay: Scripted
     )
     client.grant(second, may_launch=False, resident_bytes=0)
     client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes > 0)
-    program.tell()
-    assert program.silent(0.1)
-    client.grant(second)
-    assert program.said() == {"done": True}
+    done_only_with(client, program, second)
     program.tell()
     assert program.said() == {"ended": "CUDA_SUCCESS"}
     assert program.said() == {"copied": True}
@@ -133,10 +138,7 @@ def test_e11_a_device_gets_access_to_another_ones_memory_when_that_is_there(rela
     program, client, second = two_devices(relay, run, "hear(); ok(driver.cuCtxEnablePeerAccess(two.context, 0))")
     client.grant(second, may_launch=False, resident_bytes=0)
     client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes > 0)
-    program.tell()
-    assert program.silent(0.1)
-    client.grant(second)
-    assert program.said() == {"done": True}
+    done_only_with(client, program, second)
     program.tell()
     assert program.said() == {"ended": "CUDA_SUCCESS"}
     program.said()
@@ -195,10 +197,7 @@ def test_e11_a_copy_waits_for_the_memory_that_it_names_whichever_device_is_curre
     )
     client.grant(second, may_launch=False, resident_bytes=0)
     client.report_where(lambda report: report.gpu == second and report.swapped_out_bytes > 0)
-    program.tell()
-    assert program.silent(0.1)
-    client.grant(second)
-    assert program.said() == {"done": True}
+    done_only_with(client, program, second)
     program.tell()
     program.said()
 
@@ -230,10 +229,7 @@ def test_a3_a_graph_that_was_captured_on_two_devices_needs_both_locks(relay: Scr
     )
     assert program.said() == {"captured": True}
     client.revoke(second)
-    program.tell()
-    assert program.silent(0.1)
-    client.grant(second)
-    assert program.said() == {"done": True}
+    done_only_with(client, program, second)
     program.tell()
     program.said()
 
@@ -266,10 +262,7 @@ def test_a_launch_on_a_stream_of_a_green_context_waits_for_the_lock_of_its_devic
     """,
     )
     client.revoke(second)
-    program.tell()
-    assert program.silent(0.1)
-    client.grant(second)
-    assert program.said() == {"done": True}
+    done_only_with(client, program, second)
     program.tell()
     program.said()
 
