@@ -107,6 +107,7 @@ bool nvs_mapping_facts(CUdeviceptr address, struct nvs_device **device, struct n
             .range_address = reservation != NULL ? reservation->address : mapping->address,
             .range_bytes = reservation != NULL ? reservation->bytes : mapping->bytes,
             .access = mapping->access[mapping->device->ordinal],
+            .handle_types = block->physical->properties.requestedHandleTypes,
         };
         pthread_mutex_unlock(&mapping->device->memory.lock);
     }

@@ -88,6 +88,7 @@ struct nvs_block_facts {
     bool mapped;                         // by the program itself, and then:
     uint64_t range_address, range_bytes; // the program's reservation
     uint32_t access;                     // of the memory's own device: CUmemAccess_flags
+    uint32_t handle_types;               // that it may be exported as: CUmemAllocationHandleType
 };
 
 // CUDA_SUCCESS, or CUDA_ERROR_INVALID_VALUE: no block holds it.

@@ -4,11 +4,18 @@
 
 #include <stdlib.h>
 
+// One descriptor stands for all of a handle, so what is exported has to be one extent.
+static bool nvs_physical_can_export(size_t bytes, const CUmemAllocationProp *properties) {
+    return properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR &&
+           bytes <= NVS_EXTENT_MAX_BYTES;
+}
+
 bool nvs_physical_can_move(size_t bytes, const CUmemAllocationProp *properties, unsigned long long flags) {
     return bytes > 0 && bytes % NVS_GRANULE_BYTES == 0 && flags == 0 &&
            properties->type == CU_MEM_ALLOCATION_TYPE_PINNED &&
            properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE &&
-           properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE &&
+           (properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE ||
+            nvs_physical_can_export(bytes, properties)) &&
            properties->allocFlags.compressionType == CU_MEM_ALLOCATION_COMP_NONE && properties->allocFlags.usage == 0;
 }
 
@@ -30,11 +37,19 @@ CUresult nvs_physical_create(struct nvs_device *device, size_t bytes, const CUme
         context = NULL;
     struct nvs_request request = {.bytes = bytes, .context = context, .physical = physical};
     CUresult result = nvs_memory_allocate(device, &request, &address);
-    if (result == CUDA_SUCCESS)
-        *handle = address;
-    else
+    if (result != CUDA_SUCCESS) {
         free(physical);
-    return result;
+        return result;
+    }
+    pthread_mutex_lock(&device->memory.lock);
+    bool as_asked = properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE || device->memory.exports;
+    pthread_mutex_unlock(&device->memory.lock);
+    if (!as_asked) { // the driver makes none that can be exported
+        (void)nvs_physical_release(device, address);
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
+    *handle = address;
+    return CUDA_SUCCESS;
 }
 
 struct nvs_block *nvs_physical_find(struct nvs_device *device, CUmemGenericAllocationHandle handle) {
@@ -42,6 +57,36 @@ struct nvs_block *nvs_physical_find(struct nvs_device *device, CUmemGenericAlloc
     bool found = block != NULL && block->address == handle && block->physical != NULL && block->physical->handles > 0;
     return found ? block : NULL;
 }
+
+// ---- Exporting
+
+struct nvs_physical_call {
+    const struct nvs_arena *arena;
+    void *shareable;
+    CUmemAllocationHandleType type;
+    unsigned long long flags;
+};
+
+// The block is there and stays: the driver's handle of its one extent is now its handle for good.
+static CUresult nvs_physical_export_block(struct nvs_block *block, void *argument) {
+    const struct nvs_physical_call *call = argument;
+    const struct nvs_extent *extent = call->arena->extents[nvs_arena_extent_from(call->arena, block->address)];
+    return nvs_real.cuMemExportToShareableHandle(call->shareable, extent->handle, call->type, call->flags);
+}
+
+CUresult nvs_physical_export(struct nvs_device *device, CUmemGenericAllocationHandle handle, void *shareable,
+                             CUmemAllocationHandleType type, unsigned long long flags) {
+    struct nvs_physical_call call = {&device->memory.arena, shareable, type, flags};
+    pthread_mutex_lock(&device->memory.lock);
+    const struct nvs_block *block = nvs_physical_find(device, handle);
+    bool exportable = block != NULL && (block->physical->properties.requestedHandleTypes & type) != 0;
+    pthread_mutex_unlock(&device->memory.lock);
+    if (!exportable)
+        return CUDA_ERROR_INVALID_VALUE;
+    return nvs_memory_pin(device, handle, 1, NVS_PIN_EXPORTED, nvs_physical_export_block, &call);
+}
+
+// ---- Ending
 
 void nvs_physical_let_go(struct nvs_device *device, struct nvs_block *block) {
     if (block->physical->handles > 0 || block->physical->mappings != NULL)

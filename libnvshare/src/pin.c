@@ -13,6 +13,8 @@ static const struct nvs_pin_words {
     [NVS_PIN_STREAM_ORDERED] = {"stream-ordered allocation", "stream-ordered allocations"},
     [NVS_PIN_ACCESS] = {"handle that more than devices may access", "handles that more than devices may access"},
     [NVS_PIN_BOUND] = {"handle bound to a multicast object", "handles bound to multicast objects"},
+    [NVS_PIN_EXPORTED] = {"handle exported by cuMemExportToShareableHandle",
+                          "handles exported by cuMemExportToShareableHandle"},
     [NVS_PIN_EXPORTABLE] = {"exportable handle of cuMemCreate", "exportable handles of cuMemCreate"},
     [NVS_PIN_HANDLE] = {"handle of cuMemCreate", "handles of cuMemCreate"},
     [NVS_PIN_ARRAY] = {"array", "arrays"},

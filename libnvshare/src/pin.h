@@ -10,15 +10,16 @@
 #include <stdint.h>
 
 enum nvs_pin {
-    NVS_PIN_IPC,    // a block is exported to other processes
-    NVS_PIN_RANGE,  // a block has a dma-buf
-    NVS_PIN_RDMA,   // a block was prepared for other devices on the bus
-    NVS_PIN_ACCESS, // a handle of the program's may be reached by what is no device of its own
-    NVS_PIN_BOUND,  // a handle of the program's is part of a multicast object
-    NVS_PIN_LINEAR, // linear memory of a device without an arena
+    NVS_PIN_IPC,      // a block is exported to other processes
+    NVS_PIN_RANGE,    // a block has a dma-buf
+    NVS_PIN_RDMA,     // a block was prepared for other devices on the bus
+    NVS_PIN_ACCESS,   // a handle of the program's may be reached by what is no device of its own
+    NVS_PIN_BOUND,    // a handle of the program's is part of a multicast object
+    NVS_PIN_EXPORTED, // a handle of the program's was handed to other processes
+    NVS_PIN_LINEAR,   // linear memory of a device without an arena
     NVS_PIN_MANAGED,
     NVS_PIN_STREAM_ORDERED,
-    NVS_PIN_EXPORTABLE, // physical memory that the program may hand to other processes
+    NVS_PIN_EXPORTABLE, // physical memory that can be handed on in a way that only the driver can make
     NVS_PIN_HANDLE,     // physical memory of another kind that only the driver can make
     NVS_PIN_ARRAY,
     NVS_PINS,

@@ -86,7 +86,7 @@ static CUresult nvs_pointer_answer(struct nvs_device *device, const struct nvs_b
         *(size_t *)data = block.mapped ? block.range_bytes : block.bytes;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES:
-        *(unsigned long long *)data = 0;
+        *(unsigned long long *)data = block.handle_types;
         return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
         *(unsigned *)data = block.rdma;

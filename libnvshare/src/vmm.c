@@ -357,9 +357,9 @@ NVS_EXPORT CUresult cuMemExportToShareableHandle(void *shareableHandle, CUmemGen
                                                  CUmemAllocationHandleType handleType, unsigned long long flags) {
     if (!nvs_library_start() || nvs_real.cuMemExportToShareableHandle == NULL)
         return CUDA_ERROR_NOT_SUPPORTED;
-    if (nvs_memory_device_of(handle) != NULL)
-        return CUDA_ERROR_INVALID_VALUE; // it was asked for without any handle type
-    return nvs_real.cuMemExportToShareableHandle(shareableHandle, handle, handleType, flags);
+    struct nvs_device *device = nvs_memory_device_of(handle);
+    return device == NULL ? nvs_real.cuMemExportToShareableHandle(shareableHandle, handle, handleType, flags)
+                          : nvs_physical_export(device, handle, shareableHandle, handleType, flags);
 }
 
 // ---- Pinning

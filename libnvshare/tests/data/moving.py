@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from libnvshare.tests.data.conftest import RUNNING, WAITING, Client, Program
+from libnvshare.tests.data.conftest import RUNNING, WAITING, Client, Program, Run, ScriptedRelay
 
 from nvshare.v1.client_pb2 import Report
 
@@ -38,10 +38,36 @@ FILLED = (
     say(filled=True)
 """
 )
+# One handle of the program's own, mapped at `address`, with known data.
+MAPPED = (
+    DATA
+    + """
+    SIZE = {mib} * MIB
+    address, handle = reserve(4 * SIZE), create(SIZE, exportable={exportable})
+    attach(address, SIZE, handle)
+    blocks = [(address, SIZE)]
+    fill(5)
+    gpu.synchronize()
+    say(filled=True)
+"""
+)
 CHECKS = """
     while hear() == "check":
         say(right=sums() == expected(5))
 """
+
+
+def mapped(mib: int, *, exportable: bool = False) -> str:
+    """A program with a handle of this size, mapped at `address`, with known data."""
+    return MAPPED.format(mib=mib, exportable=exportable)
+
+
+def started(relay: ScriptedRelay, run: Run, source: str, **environment: str) -> tuple[Program, Client]:
+    """A program that has said that its memory is filled, and its client."""
+    program = run(source, **environment)
+    client = relay.client_with_plan()
+    program.said()
+    return program, client
 
 
 def move(client: Client, target_bytes: int, **fields: Any) -> Report:

@@ -121,15 +121,15 @@ def test_a_block_that_another_device_may_read_is_pinned_until_it_is_freed(relay:
 
 
 @pytest.mark.parametrize(
-    ("allocate", "reason"),
+    ("allocate", "mib", "reason"),
     [
-        ("driver.cuMemAllocManaged(4 * MIB, 1)", "2 managed allocations"),
-        ("exportable()", "2 exportable handles of cuMemCreate"),
-        ("compressible()", "2 handles of cuMemCreate"),
+        ("driver.cuMemAllocManaged(4 * MIB, 1)", 4, "2 managed allocations"),
+        ("exportable()", 258, "2 exportable handles of cuMemCreate"),
+        ("compressible()", 4, "2 handles of cuMemCreate"),
     ],
 )
 def test_what_only_the_driver_could_move_is_pinned_with_its_reason(
-    allocate: str, reason: str, relay: ScriptedRelay, run: Run
+    allocate: str, mib: int, reason: str, relay: ScriptedRelay, run: Run
 ) -> None:
     program = run(
         f"""
@@ -140,7 +140,7 @@ def test_what_only_the_driver_could_move_is_pinned_with_its_reason(
 
         def exportable():
             prop.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-            return driver.cuMemCreate(4 * MIB, prop, 0)
+            return driver.cuMemCreate(258 * MIB, prop, 0)  # more than one descriptor can stand for
 
         def compressible():
             prop.allocFlags.compressionType = 1
@@ -153,7 +153,7 @@ def test_what_only_the_driver_could_move_is_pinned_with_its_reason(
     )
     client = relay.client_with_plan()
     program.said()
-    client.report_where(lambda report: (report.pinned_bytes, report.pinned_reason) == (8 * MIB, reason))
+    client.report_where(lambda report: (report.pinned_bytes, report.pinned_reason) == (2 * mib * MIB, reason))
     program.tell()
     program.end()
 

@@ -1,39 +1,18 @@
 """Memory that the program makes and maps itself (cuMemCreate, cuMemMap): it moves, and the program never notices."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
-from libnvshare.tests.data.conftest import GIB, MIB, Client, Program, Run, ScriptedRelay
-from libnvshare.tests.data.moving import CHECKS, DATA, bring_back, end_right, move
+from libnvshare.tests.data.conftest import GIB, MIB, Run, ScriptedRelay
+from libnvshare.tests.data.moving import CHECKS, DATA, bring_back, end_right, mapped, move, started
 
 from nvshare.emulator import library_directory
-
-# One handle, mapped at `address`, with data.
-MAPPED = (
-    DATA
-    + """
-    SIZE = {mib} * MIB
-    address, handle = reserve(4 * SIZE), create(SIZE)
-    attach(address, SIZE, handle)
-    blocks = [(address, SIZE)]
-    fill(5)
-    gpu.synchronize()
-    say(filled=True)
-"""
-)
-
-
-def started(relay: ScriptedRelay, run: Run, source: str, **environment: str) -> tuple[Program, Client]:
-    """A program that has said that its memory is filled, and its client."""
-    program = run(source, **environment)
-    client = relay.client_with_plan()
-    program.said()
-    return program, client
 
 
 @pytest.mark.parametrize("mib", [2, 64])
 def test_what_a_program_maps_survives_the_way_out_and_in(mib: int, relay: ScriptedRelay, run: Run) -> None:
-    program, client = started(relay, run, MAPPED.format(mib=mib) + CHECKS)
+    program, client = started(relay, run, mapped(mib) + CHECKS)
     away = move(client, 0)
     assert away.resident_bytes == away.pinned_bytes == 0
     assert away.footprint_bytes == (mib + 1) * MIB
@@ -47,7 +26,7 @@ def test_what_a_program_maps_survives_the_way_out_and_in(mib: int, relay: Script
 
 
 def test_a5_a_large_handle_leaves_in_part(relay: ScriptedRelay, run: Run) -> None:
-    program, client = started(relay, run, MAPPED.format(mib=512) + CHECKS)
+    program, client = started(relay, run, mapped(512) + CHECKS)
     away = move(client, 300 * MIB)
     assert 200 * MIB < away.resident_bytes <= 300 * MIB
     bring_back(client)
@@ -207,7 +186,7 @@ def test_what_changes_while_the_memory_is_away_holds_when_it_is_back(
     program, client = started(
         relay,
         run,
-        MAPPED.format(mib=64)
+        mapped(64)
         + f"""
     hear()
     {meanwhile}
@@ -232,7 +211,7 @@ def test_access_that_was_taken_stays_taken(relay: ScriptedRelay, run: Run) -> No
     program, client = started(
         relay,
         run,
-        MAPPED.format(mib=20)
+        mapped(20)
         + """
     ok(driver.cuMemSetAccess(address, SIZE, access(flags=0), 1))
     hear()
@@ -249,7 +228,7 @@ def test_a_handle_without_a_mapping_keeps_its_data_on_the_way(relay: ScriptedRel
     program, client = started(
         relay,
         run,
-        MAPPED.format(mib=20)
+        mapped(20)
         + """
     ok(driver.cuMemUnmap(address, SIZE))
     hear()
@@ -269,7 +248,7 @@ def test_memory_counts_until_it_has_neither_handle_nor_mapping(relay: ScriptedRe
     program, client = started(
         relay,
         run,
-        MAPPED.format(mib=20)
+        mapped(20)
         + """
     for step in (driver.cuMemRelease(handle), driver.cuMemUnmap):
         hear()
@@ -305,7 +284,7 @@ ANSWERS = """
     A = driver.CUpointer_attribute
     gpu = Gpu()
     SIZE = 20 * MIB
-    start, handle = reserve(4 * SIZE), create(SIZE)
+    start, handle = reserve(4 * SIZE), create(SIZE, exportable=EXPORTABLE)
     address = start + 2 * MIB
     attach(address, SIZE, handle)
 
@@ -331,8 +310,7 @@ ANSWERS = """
 
     def refusals():
         return [error_of(answer) for answer in (
-            driver.cuMemExportToShareableHandle(
-                handle, driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+            driver.cuMemExportToShareableHandle(handle, FABRIC if EXPORTABLE else DESCRIPTOR, 0),
             driver.cuMemCreate(MIB, properties(), 0),
             driver.cuMemMap(address, SIZE, 0, handle, 0),
             driver.cuMemMap(address + SIZE, 2 * SIZE, 0, handle, 0),
@@ -363,13 +341,15 @@ ANSWERS = """
 """
 
 
-def test_answers_are_the_drivers_on_the_card_and_away(relay: ScriptedRelay, run: Run) -> None:
-    native = run(ANSWERS, preload="")
+@pytest.mark.parametrize("exportable", [False, True])
+def test_answers_are_the_drivers_on_the_card_and_away(exportable: bool, relay: ScriptedRelay, run: Run) -> None:
+    source = f"EXPORTABLE = {exportable}\n" + textwrap.dedent(ANSWERS)
+    native = run(source, preload="")
     plain = native.said()
     native.tell()
     native.said()
     native.tell()
-    program = run(ANSWERS)
+    program = run(source)
     client = relay.client_with_plan()
     assert program.said() == plain
     move(client, 0)
@@ -388,7 +368,7 @@ def test_a_driver_that_fails_half_way_leaves_all_mappings_or_none(
     program, client = started(
         relay,
         run,
-        MAPPED.format(mib=20)
+        mapped(20)
         + f"""
     import ctypes
     faulty, wrapped = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL(None)
@@ -439,7 +419,7 @@ def test_a_handle_that_somebody_else_may_reach_stays_until_it_ends(
     program, client = started(
         relay,
         run,
-        MAPPED.format(mib=20)
+        mapped(20)
         + f"""
     def host_access():
         description = access()[0]

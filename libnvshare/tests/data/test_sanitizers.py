@@ -73,7 +73,9 @@ def push_out_and_in(client: Client, stop: threading.Event) -> None:
                 stop.wait(0.05)
             elif turn % 5 == 3:
                 epoch = client.grant(may_launch=False, resident_bytes=0)
-                client.report_where(lambda report: report.epoch == epoch and report.resident_bytes == 0)  # noqa: B023
+                client.report_where(
+                    lambda report: report.epoch == epoch and report.resident_bytes == report.pinned_bytes  # noqa: B023
+                )
             else:
                 client.grant(may_launch=chance.random() < 0.3, resident_bytes=chance.choice([0, 20, 50, 90]) * MIB)
         except (OSError, AssertionError):  # it has ended

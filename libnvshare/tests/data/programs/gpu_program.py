@@ -107,6 +107,9 @@ class Gpu:
 
 # ---- A program's own virtual memory management: what PyTorch and vLLM do in C++.
 
+DESCRIPTOR = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+FABRIC = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_FABRIC
+
 
 def properties(ordinal: int = 0, *, exportable: bool = False) -> Any:
     """Of physical memory on a device."""
@@ -115,7 +118,7 @@ def properties(ordinal: int = 0, *, exportable: bool = False) -> Any:
     asked.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
     asked.location.id = ordinal
     if exportable:
-        asked.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
+        asked.requestedHandleTypes = DESCRIPTOR
     return asked
 
 
@@ -145,8 +148,24 @@ def attach(address: int, size_bytes: int, handle: Any, *ordinals: int) -> None:
     ok(driver.cuMemSetAccess(address, size_bytes, access(*ordinals), len(ordinals) or 1))
 
 
+def export(handle: Any) -> str:
+    """Hands a handle to other processes of this user, which import_handle() it by what this returns."""
+    return f"/proc/{os.getpid()}/fd/{ok(driver.cuMemExportToShareableHandle(handle, DESCRIPTOR, 0))}"
+
+
+def import_handle(exported: str) -> Any:
+    """A handle of memory that a process, this one or another, has exported and keeps the descriptor of."""
+    descriptor = os.open(exported, os.O_RDWR)
+    handle = ok(driver.cuMemImportFromShareableHandle(descriptor, DESCRIPTOR))
+    os.close(descriptor)
+    return handle
+
+
 class ExpandableSegment:
-    """As PyTorch's: a large reservation that grows and shrinks at its end by pieces of one size."""
+    """As PyTorch's: a large reservation that grows and shrinks at its end by pieces of one size.
+
+    Each piece may be exported, as PyTorch asks for everywhere, and hardly ever is.
+    """
 
     def __init__(self, room_bytes: int, piece_bytes: int) -> None:
         self.address = reserve(room_bytes)
@@ -160,7 +179,7 @@ class ExpandableSegment:
     def grow(self, pieces: int) -> None:
         start = self.address + self.size_bytes
         for index in range(pieces):
-            self.handles.append(create(self.piece_bytes))
+            self.handles.append(create(self.piece_bytes, exportable=True))
             ok(driver.cuMemMap(start + index * self.piece_bytes, self.piece_bytes, 0, self.handles[-1], 0))
         ok(driver.cuMemSetAccess(start, pieces * self.piece_bytes, access(), 1))
 

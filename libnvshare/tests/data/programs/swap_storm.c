@@ -54,6 +54,7 @@ struct own {
 
 static CUmemGenericAllocationHandle create(void) {
     CUmemAllocationProp properties = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                      .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
                                       .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
     CUmemGenericAllocationHandle handle;
     REQUIRE(cuMemCreate(&handle, PIECE_BYTES, &properties, 0));
@@ -81,11 +82,20 @@ static void own_begin(struct own *own, uint32_t thread, CUstream stream) {
     REQUIRE(cuStreamSynchronize(stream));
 }
 
-// What is written at one address of a handle is read at another one; what stays moves from place to place.
+static void export(CUmemGenericAllocationHandle handle) {
+    int descriptor = -1;
+    REQUIRE(cuMemExportToShareableHandle(&descriptor, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+    close(descriptor);
+}
+
+// What is written at one address of a handle is read at another one, whether it is exported meanwhile or not; what
+// stays moves from place to place.
 static void own_turn(struct own *own, uint32_t thread, uint32_t turn, uint32_t *words, CUstream stream) {
     CUmemGenericAllocationHandle handle = create();
     CUdeviceptr one = map(own, 1, handle);
     launch_fill(one, turn, stream);
+    if (turn % 4 == 1)
+        export(handle);
     CUdeviceptr two = map(own, 2, handle);
     if (turn % 2 == 0)
         REQUIRE(cuMemRelease(handle));
