@@ -185,6 +185,25 @@ def test_a5_programs_that_map_their_own_memory_make_room_for_each_other(make_sma
 
 
 @pytest.mark.heavy
+def test_a5_who_has_exported_a_piece_makes_room_with_the_rest(make_small: MakeSmall) -> None:
+    node = make_small("--quantum", "60")
+    exporter, neighbour = node.puppet("exporter"), node.puppet("neighbour")
+    sums = {}
+    for puppet in (exporter, neighbour):
+        puppet.do(f"map {LARGE_BYTES}")
+        puppet.do("fill 7")
+        sums[puppet] = puppet.do("sum")["sum"]
+    assert moved_out(node, "exporter")
+    assert node.clients()["exporter"]["pinned_bytes"] == 0
+    exporter.do("export")  # for which it comes back
+    for puppet in (neighbour, exporter, neighbour):
+        assert puppet.do("sum")["sum"] == sums[puppet]
+    assert moved_out(node, "exporter")
+    assert node.clients()["exporter"]["pinned_bytes"] == 4 * MIB
+    assert most_on_the_card(node) <= CAPACITY_BYTES
+
+
+@pytest.mark.heavy
 def test_the_scheduler_killed_in_the_middle_of_a_swap_loses_no_data_and_overfills_nothing(
     make_small: MakeSmall,
 ) -> None:

@@ -3,6 +3,7 @@
     alloc BYTES         allocate device memory
     free                free what was allocated last
     map BYTES           make and map memory of its own behind what it has mapped, which is its first allocation then
+    export              hand the first handle of that memory to other processes
     unmap BYTES         unmap and release so much of it, the last first
     fill VALUE          write to the first allocation
     sum                 its checksum
@@ -28,6 +29,7 @@ from cuda.bindings import driver
 
 KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
 STRIDE = 2**20
+DESCRIPTOR = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 PIECE_BYTES = 4 * 2**20
 ROOM_BYTES = 2**32
 
@@ -70,6 +72,7 @@ class Puppet:
         asked, access = driver.CUmemAllocationProp(), driver.CUmemAccessDesc()
         asked.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
         asked.location.type = access.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        asked.requestedHandleTypes = DESCRIPTOR  # as PyTorch does everywhere
         access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
         if not self.mapped:
             self.allocations.insert(0, (int(call(driver.cuMemAddressReserve, ROOM_BYTES, 0, 0, 0)), 0))
@@ -79,6 +82,9 @@ class Puppet:
             call(driver.cuMemMap, start + offset, PIECE_BYTES, 0, self.mapped[-1], 0)
             call(driver.cuMemSetAccess, start + offset, PIECE_BYTES, [access], 1)
         self.allocations[0] = (start, len(self.mapped) * PIECE_BYTES)
+
+    def export(self) -> None:
+        call(driver.cuMemExportToShareableHandle, self.mapped[0], DESCRIPTOR, 0)
 
     def unmap(self, size_bytes: str) -> None:
         start, mapped_bytes = self.allocations[0]

@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static atomic_uint fail_copies_in, fail_accesses, fail_unmaps, fail_creations;
+static atomic_uint fail_copies_in, fail_accesses, fail_unmaps;
 
 // Of the next calls of this kind those fail whose bit is set; bit 0 is the first.
 void fail_calls(const char *kind, unsigned calls);
@@ -19,8 +19,6 @@ void fail_calls(const char *kind, unsigned calls) {
         atomic_store(&fail_accesses, calls);
     if (strcmp(kind, "unmap") == 0)
         atomic_store(&fail_unmaps, calls);
-    if (strcmp(kind, "create") == 0)
-        atomic_store(&fail_creations, calls);
 }
 
 void fail_next(const char *kind, int count) {
@@ -38,21 +36,16 @@ static int fails(atomic_uint *calls) {
     return (left & 1) != 0;
 }
 
-#define FAULTY(name, count, error, params, args)                                                                       \
+#define FAULTY(name, count, params, args)                                                                              \
     CUresult name params {                                                                                             \
         CUresult(*call) params;                                                                                        \
         void *found = real(#name);                                                                                     \
         memcpy(&call, &found, sizeof(call));                                                                           \
-        return fails(&(count)) ? (error) : call args;                                                                  \
+        return fails(&(count)) ? CUDA_ERROR_UNKNOWN : call args;                                                       \
     }
 
-FAULTY(cuMemcpyHtoDAsync_v2, fail_copies_in, CUDA_ERROR_UNKNOWN,
-       (CUdeviceptr to, const void *from, size_t bytes, CUstream stream), (to, from, bytes, stream))
-FAULTY(cuMemSetAccess, fail_accesses, CUDA_ERROR_UNKNOWN,
-       (CUdeviceptr address, size_t bytes, const CUmemAccessDesc *access, size_t count),
+FAULTY(cuMemcpyHtoDAsync_v2, fail_copies_in, (CUdeviceptr to, const void *from, size_t bytes, CUstream stream),
+       (to, from, bytes, stream))
+FAULTY(cuMemSetAccess, fail_accesses, (CUdeviceptr address, size_t bytes, const CUmemAccessDesc *access, size_t count),
        (address, bytes, access, count))
-FAULTY(cuMemUnmap, fail_unmaps, CUDA_ERROR_UNKNOWN, (CUdeviceptr address, size_t bytes), (address, bytes))
-FAULTY(cuMemCreate, fail_creations, CUDA_ERROR_NOT_PERMITTED,
-       (CUmemGenericAllocationHandle * handle, size_t bytes, const CUmemAllocationProp *properties,
-        unsigned long long flags),
-       (handle, bytes, properties, flags))
+FAULTY(cuMemUnmap, fail_unmaps, (CUdeviceptr address, size_t bytes), (address, bytes))
