@@ -22,6 +22,7 @@
 #define NVS_GRANULE_BYTES (UINT64_C(2) << 20)
 #define NVS_BLOCK_ALIGNMENT UINT64_C(512)
 #define NVS_EXTENT_MAX_BYTES (UINT64_C(256) << 20)
+#define NVS_EXTENT_WHOLE_BYTES (UINT64_C(4) << 30) // of one that must not be cut
 #define NVS_EXTENT_MERGED_BYTES (UINT64_C(64) << 20)
 #define NVS_EXTENT_GROWTH_BYTES (UINT64_C(32) << 20)
 
@@ -107,6 +108,7 @@ struct nvs_placement {
     uint64_t address, bytes; // bytes: rounded up to the alignment of blocks
     uint64_t cover_from, cover_to;
     uint64_t new_bytes; // of that range, not covered yet
+    bool whole;         // one extent is to cover it all, however large: the caller's, where nothing is covered yet
 };
 
 // Finds a place for a block of so many bytes. What it covers beyond need adds no more than `room_bytes` to the extents.

@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 // As many slots as the largest extent fills.
-#define NVS_HOST_COPY_SLOTS (NVS_EXTENT_MAX_BYTES / NVS_POOL_SLOT_BYTES)
+#define NVS_HOST_COPY_SLOTS (NVS_EXTENT_WHOLE_BYTES / NVS_POOL_SLOT_BYTES)
 
 struct nvs_bin;
 

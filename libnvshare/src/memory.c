@@ -129,6 +129,8 @@ static CUresult nvs_memory_cover(struct nvs_device *device, const struct nvs_pla
     CUresult result = CUDA_SUCCESS;
     uint64_t address, bytes, from = placement->cover_from;
     while (result == CUDA_SUCCESS && nvs_arena_missing(arena, from, placement->cover_to, &address, &bytes)) {
+        if (placement->whole)
+            bytes = placement->cover_to - address;
         struct nvs_extent *extent = nvs_arena_add_extent(arena, address, bytes);
         result = extent == NULL ? CUDA_ERROR_OUT_OF_MEMORY : nvs_extent_make(device, extent);
         if (result != CUDA_SUCCESS && extent != NULL && extent->handle == 0)
@@ -161,6 +163,7 @@ static struct nvs_quarantine *nvs_memory_freed(const struct nvs_device *device, 
 static bool nvs_memory_place(const struct nvs_device *device, const struct nvs_request *request,
                              struct nvs_placement *placement) {
     const struct nvs_arena *arena = &device->memory.arena;
+    placement->whole = request->whole;
     return request->physical != NULL
                ? nvs_arena_place_apart(arena, request->bytes, placement)
                : nvs_arena_place(arena, request->bytes, nvs_footprint_room_bytes(device), placement);

@@ -50,6 +50,7 @@ struct nvs_request {
     struct nvs_mempool *pool;      // NULL: the block belongs to the context, and ends with it
     struct nvs_stream *stream;     // in whose order it is used first; NULL: in none
     struct nvs_physical *physical; // the block is this handle of cuMemCreate, and lies apart; NULL: it is none
+    bool whole;                    // such a block is to be one extent, at most NVS_EXTENT_WHOLE_BYTES
 };
 
 // Allocates, waiting for the scheduler if need be. CUDA_SUCCESS and the address, CUDA_ERROR_OUT_OF_MEMORY, or the error

@@ -4,10 +4,10 @@
 
 #include <stdlib.h>
 
-// One descriptor stands for all of a handle, so what is exported has to be one extent.
+// One descriptor stands for all of a handle, so it has to be one extent.
 static bool nvs_physical_can_export(size_t bytes, const CUmemAllocationProp *properties) {
     return properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR &&
-           bytes <= NVS_EXTENT_MAX_BYTES;
+           bytes <= NVS_EXTENT_WHOLE_BYTES;
 }
 
 bool nvs_physical_can_move(size_t bytes, const CUmemAllocationProp *properties, unsigned long long flags) {
@@ -35,14 +35,15 @@ CUresult nvs_physical_create(struct nvs_device *device, size_t bytes, const CUme
     nvs_device_use(device); // nobody may have made a context yet
     if (nvs_device_current(&context) != device)
         context = NULL;
-    struct nvs_request request = {.bytes = bytes, .context = context, .physical = physical};
+    bool exportable = properties->requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE;
+    struct nvs_request request = {.bytes = bytes, .context = context, .physical = physical, .whole = exportable};
     CUresult result = nvs_memory_allocate(device, &request, &address);
     if (result != CUDA_SUCCESS) {
         free(physical);
         return result;
     }
     pthread_mutex_lock(&device->memory.lock);
-    bool as_asked = properties->requestedHandleTypes == CU_MEM_HANDLE_TYPE_NONE || device->memory.exports;
+    bool as_asked = !exportable || device->memory.exports;
     pthread_mutex_unlock(&device->memory.lock);
     if (!as_asked) { // the driver makes none that can be exported
         (void)nvs_physical_release(device, address);

@@ -19,7 +19,7 @@ enum nvs_pin {
     NVS_PIN_LINEAR,   // linear memory of a device without an arena
     NVS_PIN_MANAGED,
     NVS_PIN_STREAM_ORDERED,
-    NVS_PIN_EXPORTABLE, // physical memory that can be handed on in a way that only the driver can make
+    NVS_PIN_EXPORTABLE, // physical memory that can be exported, of a kind that only the driver can make
     NVS_PIN_HANDLE,     // physical memory of another kind that only the driver can make
     NVS_PIN_ARRAY,
     NVS_PINS,

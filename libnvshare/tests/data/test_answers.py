@@ -124,7 +124,7 @@ def test_a_block_that_another_device_may_read_is_pinned_until_it_is_freed(relay:
     ("allocate", "mib", "reason"),
     [
         ("driver.cuMemAllocManaged(4 * MIB, 1)", 4, "2 managed allocations"),
-        ("exportable()", 258, "2 exportable handles of cuMemCreate"),
+        ("exportable()", 4098, "2 exportable handles of cuMemCreate"),
         ("compressible()", 4, "2 handles of cuMemCreate"),
     ],
 )
@@ -140,7 +140,7 @@ def test_what_only_the_driver_could_move_is_pinned_with_its_reason(
 
         def exportable():
             prop.requestedHandleTypes = driver.CUmemAllocationHandleType.CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-            return driver.cuMemCreate(258 * MIB, prop, 0)  # more than one descriptor can stand for
+            return driver.cuMemCreate(4098 * MIB, prop, 0)  # more than an extent may have
 
         def compressible():
             prop.allocFlags.compressionType = 1

@@ -101,6 +101,21 @@ def test_exported_memory_stays_under_a_neighbour_and_the_rest_makes_room(relay: 
     program.end()
 
 
+def test_a_large_handle_leaves_as_a_whole_since_one_descriptor_stands_for_it(relay: ScriptedRelay, run: Run) -> None:
+    program, client = started(
+        relay, run, mapped(600, exportable=True) + CHECKS + "    say(exported=export(handle))\n    hear()\n"
+    )
+    assert move(client, 400 * MIB).resident_bytes < 100 * MIB
+    bring_back(client)
+    program.tell("check")
+    assert program.said() == {"right": True}
+    program.tell("export")
+    other = importer(relay, run, program.said()["exported"])
+    pinned(client, 600 * MIB, EXPORTED)
+    other.tell("read")
+    assert other.said() == {"first": 5}
+
+
 @pytest.mark.parametrize("refused", ["FABRIC, 0", "DESCRIPTOR, 1"])
 def test_an_export_that_is_refused_keeps_nothing(refused: str, relay: ScriptedRelay, run: Run) -> None:
     program, client = started(
