@@ -65,20 +65,20 @@ def test_two_that_load_at_the_same_time_move_nothing_before_the_first_quantum_is
     assert sorted(program.footprint_bytes for program in programs) == [4 * GIB - 16 * MIB, 12 * GIB]
 
 
-def test_two_that_have_a_quarter_each_load_side_by_side() -> None:
+def test_two_that_have_an_eighth_each_load_side_by_side() -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=3 * SECOND_NS)
-    programs = [start(world, *[Allocate(GIB)] * 4, Compute(SECOND_NS)) for _ in range(2)]
+    programs = [start(world, *[Allocate(GIB // 2)] * 4, Compute(SECOND_NS)) for _ in range(2)]
     world.run(900 * MILLISECOND_NS)
     assert max(program.longest_allocation_wait_ns for program in programs) < 2 * MILLISECOND_NS
     assert min(program.computed_ns for program in programs) > 800 * MILLISECOND_NS
 
 
-def test_who_fits_beside_one_that_loads_waits_a_quarter_of_a_second_at_most_after_it() -> None:
+def test_who_fits_beside_one_that_loads_waits_little_more_than_half_a_second_after_it() -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=60 * SECOND_NS)
     programs = [start(world, *[Allocate(GIB)] * 7, Compute(SECOND_NS)) for _ in range(2)]
     world.run(2 * SECOND_NS)
     assert all(program.done for program in programs)
-    assert max(program.longest_allocation_wait_ns for program in programs) < 300 * MILLISECOND_NS
+    assert max(program.longest_allocation_wait_ns for program in programs) < 650 * MILLISECOND_NS
     assert world.link.moved_bytes == 0
 
 
@@ -119,6 +119,41 @@ def test_a_slow_pool_lengthens_no_quantum_beyond_five_seconds_and_the_time_of_pi
     world.run(3 * SECOND_NS)
     assert world.link.moved_bytes > 0
     assert any(not program.may_launch for program in programs)
+
+
+def as_pytorch_loads(size_bytes: int) -> list[Step]:
+    """Four tensors, with the half second that a first kernel takes."""
+    piece = Allocate(size_bytes // 4)
+    return [piece, Sleep(500 * MILLISECOND_NS), piece, Compute(4 * MILLISECOND_NS), piece, piece]
+
+
+def test_b2_of_four_that_load_at_once_the_first_has_all_its_memory_before_anything_moves() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=10 * SECOND_NS)
+    slow = Swapping(pool_bytes_per_second=GIB)
+    steps = [*as_pytorch_loads(12 * GIB), Compute(60 * SECOND_NS)]
+    programs = [start(world, *steps, start_ns=number * 100 * MILLISECOND_NS, swapping=slow) for number in range(4)]
+    world.run(SECOND_NS)
+    assert programs[0].footprint_bytes == 12 * GIB
+    world.run(9 * SECOND_NS)
+    assert world.link.moved_bytes == 0
+
+
+def test_a6_the_automatic_quantum_knows_nothing_of_the_pinning_that_the_first_ways_waited_for() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=0)
+    slow = Swapping(pool_bytes_per_second=GIB // 4)
+    steps = [*as_pytorch_loads(12 * GIB), Compute(60 * SECOND_NS)]
+    programs = [start(world, *steps, start_ns=number * 100 * MILLISECOND_NS, swapping=slow) for number in range(3)]
+    world.run(30 * SECOND_NS)
+    assert any(program.memory.swapped_out_bytes > 5 * GIB for program in programs)
+    assert world.arbiter.state.quantum_ns < 15 * SECOND_NS
+
+
+def test_a5_who_loses_its_place_before_its_quantum_is_over_keeps_its_place_in_the_queue() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=10 * SECOND_NS)
+    steps = [*as_pytorch_loads(12 * GIB), Compute(60 * SECOND_NS)]
+    programs = [start(world, *steps, start_ns=number * 100 * MILLISECOND_NS) for number in range(4)]
+    world.run(42 * SECOND_NS)
+    assert all(program.computed_ns > 9 * SECOND_NS for program in programs)
 
 
 def loading(pause_ns: int) -> list[Step]:

@@ -5,7 +5,7 @@ from services.scheduler.tests.conftest import MakeDesk
 
 from nvshare.scheduler.model import QuantumChanged, Report
 from nvshare.scheduler.policy import GIB, MILLISECOND_NS, SECOND_NS, Policy
-from nvshare.scheduler.quantum import Moved, automatic_quantum_ns
+from nvshare.scheduler.quantum import Moved, Speed, automatic_quantum_ns
 
 WAIT_NS = 30 * SECOND_NS
 
@@ -24,14 +24,43 @@ def test_a6_the_automatic_quantum(swap_ns: int, waiters: int, quantum_ns: int) -
     assert automatic_quantum_ns(swap_ns, waiters, WAIT_NS, Policy()) == quantum_ns
 
 
+def gone_out(gib: int, seconds: float) -> Report:
+    """The report of a client that has moved so much in that time."""
+    return Report(1, swapped_out_bytes=gib * GIB, swap_out_us=int(seconds * 1e6))
+
+
 def test_what_an_earlier_life_moved_and_counters_that_fall_do_not_count() -> None:
     moved = Moved()
-    moved.add(None, Report(1, swapped_out_bytes=5 * GIB, swap_out_us=7))
+    moved.add(None, gone_out(5, 0.1), pins=False)
     assert moved == Moved()
-    moved.add(Report(1, swapped_out_bytes=5 * GIB, swap_out_us=7), Report(2, swapped_out_bytes=6 * GIB, swap_out_us=9))
-    assert moved == Moved(out_bytes=GIB, out_us=2)
-    moved.add(Report(2, swapped_out_bytes=6 * GIB, swap_out_us=9), Report(3))
-    assert moved == Moved(out_bytes=GIB, out_us=2)
+    moved.add(gone_out(5, 0.1), gone_out(6, 0.15), pins=False)
+    assert moved == Moved(GIB, out=Speed(GIB, 50_000))
+    moved.add(gone_out(6, 0.15), Report(2), pins=False)
+    assert moved == Moved(GIB, out=Speed(GIB, 50_000))
+
+
+def test_a_way_out_that_waits_for_host_memory_to_be_pinned_says_nothing_of_the_next_one() -> None:
+    moved = Moved()
+    moved.add(gone_out(0, 0.0), gone_out(8, 6.0), pins=True)
+    moved.add(gone_out(8, 6.0), gone_out(18, 6.2), pins=False)
+    assert moved.size_bytes == 18 * GIB
+    assert moved.out.time_ns(10 * GIB, Policy()) == 200 * MILLISECOND_NS
+
+
+def test_a_client_that_claims_to_move_for_ever_does_not_make_the_quantum_long() -> None:
+    moved = Moved()
+    moved.add(gone_out(0, 0.0), gone_out(20, 0.4), pins=False)
+    hostile = Report(1, swapped_out_bytes=1, swap_out_us=10**15)
+    moved.add(Report(1), hostile, pins=False)
+    assert moved.out.time_ns(10 * GIB, Policy()) < 210 * MILLISECOND_NS
+
+
+def test_a_link_that_has_become_faster_is_soon_known_as_fast() -> None:
+    speed = Speed()
+    speed.add(250 * GIB, 100_000_000)
+    for _ in range(100):
+        speed.add(12 * GIB, 240_000)
+    assert speed.time_ns(12 * GIB, Policy()) < 500 * MILLISECOND_NS
 
 
 def test_a_quantum_is_set_to_automatic_and_back(make_desk: MakeDesk) -> None:

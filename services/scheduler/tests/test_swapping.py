@@ -13,6 +13,7 @@ from nvshare.scheduler.simulator import Simulation
 
 CARD = 16 * GIB
 LINK = 50_000_000_000
+LOADING_NS = 2 * SECOND_NS  # up to four that start together and pause for 0.6 s each when they have loaded
 SWAP_NS = 2 * 12 * GIB * SECOND_NS // LINK  # 12 GiB out, and in again
 
 
@@ -53,7 +54,7 @@ def test_a4_three_of_4_gib_on_16_are_never_moved() -> None:
         start(world, *loads(4 * GIB), *duty * 30)
     took_ns = run_to_the_end(world, 100 * SECOND_NS)
     assert world.link.moved_bytes == 0
-    assert took_ns < 61 * SECOND_NS
+    assert took_ns < 60 * SECOND_NS + LOADING_NS
     assert world.arbiter.state.hand_overs == 0
     assert all(program.grant and program.grant.pool_bytes == 0 for program in world.programs)
 
@@ -67,7 +68,7 @@ def test_a4_who_comes_when_another_has_just_ended_moves_nobody() -> None:
         world.at(start_ns + 5 * SECOND_NS - 10 * MILLISECOND_NS, program.kill)
     world.run(16 * SECOND_NS)
     assert world.link.moved_bytes == 0
-    assert sum(program.computed_ns > 4 * SECOND_NS for program in world.programs) == 12
+    assert all(program.computed_ns > 4600 * MILLISECOND_NS - LOADING_NS for program in world.programs)
 
 
 @pytest.mark.parametrize("quantum_ns", [0, 10 * SECOND_NS])
@@ -75,11 +76,12 @@ def test_a4_who_comes_when_another_has_just_ended_moves_nobody() -> None:
 def test_a5_programs_of_12_gib_on_16_take_turns(count: int, quantum_ns: int) -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=quantum_ns)
     begin_ns = world.now_ns
-    programs = [start(world, *loads(12 * GIB), Compute(60 * SECOND_NS)) for _ in range(count)]
+    # Not a multiple of the quantum: who is done at the end of a turn, and who just misses it, are a round apart.
+    programs = [start(world, *loads(12 * GIB), Compute(65 * SECOND_NS)) for _ in range(count)]
     world.run(15 * SECOND_NS)
     quantum_ns = world.arbiter.state.quantum_ns
     took_ns = run_to_the_end(world, 500 * SECOND_NS)
-    assert took_ns <= 1.05 * count * 60 * SECOND_NS
+    assert took_ns <= 1.05 * count * 65 * SECOND_NS
     assert spread(programs, begin_ns) <= 1.15
     assert world.arbiter.state.hand_overs >= (took_ns - quantum_ns) // (quantum_ns + SWAP_NS) - 1
     longest_ns = max(program.longest_turn_wait_ns for program in programs)
@@ -130,7 +132,7 @@ def test_a10_e10_idle_programs_that_fit_are_never_serialised() -> None:
         duty: list[Step] = [Compute(100 * MILLISECOND_NS), Sleep(900 * MILLISECOND_NS)]
         start(world, *loads(4 * GIB), *duty * 20, start_ns=number * MILLISECOND_NS)
     took_ns = run_to_the_end(world, 60 * SECOND_NS)
-    assert took_ns < 20.2 * SECOND_NS
+    assert took_ns < 20 * SECOND_NS + LOADING_NS
     assert max(program.longest_turn_wait_ns for program in world.programs) < 10 * MILLISECOND_NS
 
 

@@ -49,7 +49,7 @@ class SharedRun:
     @property
     def gpu(self) -> GpuObservation:
         """What the scheduler counted for the first GPU."""
-        return self.watch.gpus.get(0, GpuObservation())
+        return self.watch.first_gpu
 
     def observed(self, name: str) -> Observation:
         """What was seen of one program."""

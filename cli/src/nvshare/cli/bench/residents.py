@@ -20,7 +20,7 @@ from nvshare.cli.bench.scenario import (
     run_alone,
     run_together,
 )
-from nvshare.cli.bench.watch import GpuObservation, watching
+from nvshare.cli.bench.watch import watching
 from nvshare.cli.bench.workload import SMALL, Bounds, Workload, numbered
 
 COUNT = 3
@@ -118,8 +118,8 @@ async def run_trio_idle(options: BenchOptions, steps: Steps) -> Findings:
     summary = {
         "min_solo_ratio": median(slowest[True]),
         "unmanaged_min_solo_ratio": median(slowest[False]),
-        "swap_bytes": float(watch.gpus.get(0, GpuObservation()).swapped_bytes),
-        "handovers": float(watch.gpus.get(0, GpuObservation()).hand_overs),
+        "swap_bytes": float(watch.first_gpu.swapped_bytes),
+        "handovers": float(watch.first_gpu.hand_overs),
     }
     return Findings(hardware_words(node.gpus), tuple(rows), summary)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from statistics import fmean
+from statistics import fmean, median
 
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import (
@@ -104,7 +104,7 @@ def _summary(run: SharedRun, alone_seconds: float, speed: float) -> dict[str, fl
         "max_wait_seconds": max(longest_wait_seconds(run.start_ns, answer.progress) for answer in run.answers),
         "swap_bytes": float(run.gpu.swapped_bytes),
     }
-    return summary | ({"switch_seconds": fmean(seconds)} if seconds else {})
+    return summary | ({"switch_seconds": median(seconds)} if seconds else {})
 
 
 PAIR_LARGE_AUTO = Scenario(

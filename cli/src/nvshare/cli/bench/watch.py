@@ -44,6 +44,13 @@ class Watch:
         self.gpus: dict[int, GpuObservation] = {}
         self._first: dict[int, GpuObservation] = {}
 
+    @property
+    def first_gpu(self) -> GpuObservation:
+        """Of the node's first GPU, whatever its index on the machine is. Raises CommandError: the node said nothing."""
+        if not self.gpus:
+            raise CommandError("the node told nothing of its GPUs while the programs ran")
+        return self.gpus[min(self.gpus)]
+
     async def look(self, node: NodeDirectory) -> None:
         """Take in what the node says now. Raises NodeError or CommandError when it does not answer."""
         status = await fetch_status(node)

@@ -93,10 +93,12 @@ class Client:
     gang_since_ns: int = 0  # its gang's place in the queue
 
     memory_wait_ns: int | None = None  # since when it waits for memory
+    due_ns: int | None = None  # since when it waits for a whole quantum; None: it had one, or does not wait
     turn_wait_ns: int | None = None  # since when it wants the GPU and does not hold the lock
     demanded_ns: int | None = None  # when it wanted the GPU last
     grew_ns: int = 0  # when its footprint or its wish grew last
     progress_ns: int = 0  # when it launched last
+    stood_ns: int = 0  # how long its allocations waited for the memory that they got
     pool_grew_ns: int = 0  # when its pinned host memory became more last, or should have begun to
     overhead_bytes: int = 0  # on the card beside its footprint: contexts and modules
     resident_moved: bool = True  # since the last memory sample began

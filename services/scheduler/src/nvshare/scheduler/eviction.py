@@ -96,6 +96,15 @@ def quantum_ends_ns(client: Client, moment: Moment) -> int:
     return max(ends_ns, pool_waited_for_until_ns(client, begins_ns, moment.policy))
 
 
+def has_had_quantum(client: Client, moment: Moment) -> bool:
+    """Whether the quantum of a client with a place is over and it could use at least half of it: while it waited for
+    more memory it could not."""
+    if client.place_ns is None or moment.now_ns < quantum_ends_ns(client, moment):
+        return False
+    used_until_ns = moment.now_ns if client.memory_wait_ns is None else client.memory_wait_ns
+    return used_until_ns - client.place_ns >= moment.quantum_ns // 2
+
+
 def stands(client: Client, moment: Moment) -> bool:
     """Whether it waits for more memory and makes no use of what it has."""
     since_ns = max(client.progress_ns, client.memory_wait_ns or 0)

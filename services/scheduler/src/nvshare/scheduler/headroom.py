@@ -106,7 +106,7 @@ def _must_wait_for_older(client: Client, ceiling_bytes: int, room: Room, moment:
     """Whether it would have to wait if it asked for that: then it gets no headroom to grow by without asking."""
     if not client.swaps:
         return False
-    return older_loads_until(client, ceiling_bytes, room, 0, moment) is not None
+    return older_loads_until(client, ceiling_bytes, room, (), 0, moment) is not None
 
 
 def _ceiling_within(client: Client, bound: Bound) -> int:

@@ -3,11 +3,13 @@
 Programs load their memory in pieces and nobody knows how much they will want. Several that load side by side could fill
 the card with none complete. What cannot be moved could not leave it then: while an older one still loads, a younger one
 gets no memory with which all would have more than half of the capacity (decision 0004). What can be moved would leave
-in vain, and before host memory is pinned for it: while an older one still loads, a younger one gets no more than a
-quarter of the capacity (decision 0008).
+in vain, and before host memory is pinned for it: while an older one still loads, a younger one gets no more than an
+eighth of the capacity (decision 0008).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.eviction import Moment, quantum_ends_ns
@@ -16,35 +18,48 @@ from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.room import Room
 
 
-def older_loads_until(client: Client, wish_bytes: int, room: Room, ghost_bytes: int, moment: Moment) -> int | None:
+def older_loads_until(
+    client: Client, wish_bytes: int, room: Room, served: Sequence[Client], ghost_bytes: int, moment: Moment
+) -> int | None:
     """The time at which older clients will have loaded, if the client must wait for them before it may come to
-    `wish_bytes`; else None. Those that can be moved, and those that cannot, wait among themselves."""
+    `wish_bytes`; else None. `served` are given memory in this pass. Those that can be moved, and those that cannot,
+    wait among themselves."""
     if client.swaps:
-        brought_in = moment.serial or client.ruling != Ruling.NONE or client.coming or client.has_left
-        if brought_in or wish_bytes <= room.capacity_bytes // 4:
+        comes_in = moment.serial or client.ruling != Ruling.NONE or client.coming
+        if comes_in or wish_bytes <= room.capacity_bytes // 8:
             return None
     alike = [other for other in room.clients if other.swaps == client.swaps]
     if not client.swaps:
         after_bytes = sum(other.served_bytes for other in alike) + ghost_bytes + wish_bytes - client.needed_bytes
         if after_bytes <= room.capacity_bytes // 2:
             return None
-    older = [other for other in alike if other.reachable and other.wish_bytes > 0 and _is_older(other, client)]
-    end_ns = max((loads_until_ns(other, moment) for other in older), default=moment.now_ns)
+    older = [
+        other
+        for other in alike
+        if other.reachable and other.wish_bytes > 0 and _is_older(other, client, other in served, moment.now_ns)
+    ]
+    ends_ns = (loads_until_ns(other, other.coming or other in served, moment) for other in older)
+    end_ns = max(ends_ns, default=moment.now_ns)
     return end_ns if end_ns > moment.now_ns else None
 
 
-def loads_until_ns(client: Client, moment: Moment) -> int:
+def loads_until_ns(client: Client, is_served: bool, moment: Moment) -> int:
     """When the client will have loaded; a time that is over if it has. What can be moved loads until some of it was
-    told to leave."""
+    told to leave. While it waits for memory its loading stands still: it goes on where it `is_served`."""
     policy = moment.policy
-    if client.admitted_ns is None:
+    admitted_ns = moment.now_ns if client.admitted_ns is None and is_served else client.admitted_ns
+    if admitted_ns is None:
         return 0
     if not client.swaps:
-        return min(client.grew_ns + policy.loading_quiet_ns, client.admitted_ns + policy.loading_limit_ns)
+        return min(client.grew_ns + policy.loading_quiet_ns, admitted_ns + policy.loading_limit_ns)
     if client.has_left or client.must_leave:
         return 0
-    limit_ns = min(moment.quantum_ns, policy.movable_loading_limit_ns)
-    return min(client.grew_ns + policy.movable_quiet_ns, client.admitted_ns + limit_ns)
+    limit_ns = admitted_ns + client.stood_ns + min(moment.quantum_ns, policy.movable_loading_limit_ns)
+    if not client.allocation_waits or client.memory_wait_ns is None:
+        return min(client.grew_ns + policy.movable_quiet_ns, limit_ns)
+    if client.memory_wait_ns >= limit_ns:
+        return 0
+    return client.memory_wait_ns + (policy.arrival_limit_ns if is_served else policy.movable_quiet_ns)
 
 
 def uses_headroom(client: Client, moment: Moment) -> bool:
@@ -64,12 +79,13 @@ def ahead_bytes(client: Client, policy: Policy) -> int:
     return max(0, least_bytes // policy.step_bytes * policy.step_bytes - (client.wish_bytes - client.needed_bytes))
 
 
-def _is_older(one: Client, other: Client) -> bool:
-    """Whether `one` was admitted before `other`, or before a movable `other` began to wait: else it would wait for all
-    that come later. Nobody is older than itself."""
-    if one.admitted_ns is None:
+def _is_older(one: Client, other: Client, is_served: bool, now_ns: int) -> bool:
+    """Whether `one` was admitted before `other`, now if it `is_served`, or before a movable `other` began to wait: else
+    it would wait for all that come later. Nobody is older than itself."""
+    admitted_ns = now_ns if one.admitted_ns is None and is_served else one.admitted_ns
+    if admitted_ns is None:
         return False
     since_ns = other.admitted_ns
     if since_ns is None and other.swaps:
         since_ns = other.memory_wait_ns
-    return since_ns is None or (one.admitted_ns, one.order) < (since_ns, other.order)
+    return since_ns is None or (admitted_ns, one.order) < (since_ns, other.order)

@@ -87,11 +87,12 @@ class Policy:
     loading_limit_ns: int = 30 * SECOND_NS
     """After so long a client that still grows is not waited for any more."""
 
-    movable_quiet_ns: int = 250 * MILLISECOND_NS
-    """The same for a client whose memory can be moved: to be wrong costs a swap, not a deadlock."""
+    movable_quiet_ns: int = 600 * MILLISECOND_NS
+    """The same for a client whose memory can be moved: to be wrong costs a swap, not a deadlock. PyTorch pauses for
+    half a second before its first kernel of a kind (H200)."""
 
     movable_loading_limit_ns: int = 2 * SECOND_NS
-    """And so long is it waited for at most."""
+    """And so long is it waited for at most, beside the time in which it waited for memory itself."""
 
     deadlock_ns: int = 200 * MILLISECOND_NS
     """A deadlock over memory is resolved when it has lasted for so long."""

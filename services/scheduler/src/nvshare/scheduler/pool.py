@@ -35,6 +35,13 @@ def pool_sizes_bytes(clients: Sequence[Client], capacity_bytes: int, policy: Pol
     return sizes_bytes
 
 
+def pins(client: Client, now_ns: int, policy: Policy) -> bool:
+    """Whether the client's pool is on its way: not ready, and still growing."""
+    if client.report is None or client.granted is None or client.report.pool_bytes >= client.granted.pool_bytes:
+        return False
+    return now_ns < client.pool_grew_ns + policy.pool_stall_ns
+
+
 def pool_waited_for_until_ns(client: Client, begins_ns: int, policy: Policy) -> int:
     """Until when a client's first quantum, begun at `begins_ns`, goes on: what must leave then finds its pool ready.
 

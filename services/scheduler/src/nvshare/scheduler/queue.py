@@ -36,6 +36,8 @@ class Queue:
                 continue
             if client.memory_wait_ns is None:
                 client.memory_wait_ns = moment.now_ns
+            if client.due_ns is None:
+                client.due_ns = client.memory_wait_ns
             goals_bytes[client.key] = goal_bytes
             begun = client.coming and client.eligible if client.swaps else client.admitted
             if client is moment.holder or client.ruling == Ruling.IN or begun:
@@ -68,7 +70,7 @@ def _goal_bytes(client: Client, bound: Bound, moment: Moment) -> int:
 
 
 def _waiting_order(client: Client) -> tuple[int, int]:
-    since_ns = client.gang_since_ns if client.gang else client.memory_wait_ns
+    since_ns = client.gang_since_ns if client.gang else client.due_ns
     return (since_ns or 0, client.order)
 
 

@@ -12,6 +12,7 @@ from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client, key_of
 from nvshare.scheduler.model import ClientReported, GangsRuled, PublishEvent, RelayReported, Report, Ruling
 from nvshare.scheduler.policy import SECOND_NS, Policy
+from nvshare.scheduler.pool import pins
 from nvshare.scheduler.state import ArbiterState, EarlyReport
 
 
@@ -36,7 +37,7 @@ def take_report(state: ArbiterState, event: ClientReported, now_ns: int, policy:
     events = [] if client.spoken else _once(client, "client-joined", f"joined: {report.name}, build {report.build}")
     before = client.report
     client.heard(_bounded(report, state.card.total_bytes), state.generation, now_ns)
-    state.moved.add(before, report)
+    state.moved.add(before, report, pins=pins(client, now_ns, policy))
     if abs(report.monotonic_ns - now_ns) > policy.clock_difference_ns:
         seconds = abs(report.monotonic_ns - now_ns) / SECOND_NS
         events += _once(

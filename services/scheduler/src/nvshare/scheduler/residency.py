@@ -29,6 +29,7 @@ from nvshare.scheduler.eviction import (
     cooperates,
     expected_bytes,
     givers_for,
+    has_had_quantum,
     idle_from_ns,
     offers_of,
     overdue,
@@ -233,7 +234,7 @@ class _Serving:
 
     def _must_wait_for_older(self, client: Client) -> bool:
         ghost_bytes = self._dead.ghost_bytes
-        loaded_ns = older_loads_until(client, client.wish_bytes, self._room, ghost_bytes, self._moment)
+        loaded_ns = older_loads_until(client, client.wish_bytes, self._room, self.served, ghost_bytes, self._moment)
         if loaded_ns is None:
             return False
         self.outcome.wake_at(loaded_ns)
@@ -279,6 +280,8 @@ class _Serving:
             self._room.set_ceiling(giver, giver.ceiling_bytes - size_bytes)
             if giver.place_ns is not None and giver.demand:
                 giver.evicted_ns = self._moment.now_ns
+            if has_had_quantum(giver, self._moment):
+                giver.due_ns = None
             giver.place_ns, giver.arrived, giver.has_left = None, False, True
             if giver.demand and giver.memory_wait_ns is None:
                 giver.memory_wait_ns = self._moment.now_ns
@@ -347,6 +350,8 @@ def _pay_out(room: Room, served: Sequence[Client], goals_bytes: Mapping[str, int
         if goal_bytes <= most_bytes:
             room.set_ceiling(client, goal_bytes)
             client.coming = False
+            if client.allocation_waits and client.memory_wait_ns is not None:
+                client.stood_ns += moment.now_ns - client.memory_wait_ns
             client.memory_wait_ns = None
             client.grew_ns = moment.now_ns
             continue
@@ -373,6 +378,8 @@ def _keep_books(client: Client, moment: Moment, outcome: Residency) -> None:
         client.place_ns, client.arrived = moment.now_ns, client.resident_bytes >= client.needed_bytes
         client.placed_bytes = client.needed_bytes
         client.evicted_ns = None
+    elif has_had_quantum(client, moment):
+        client.due_ns = None
     leaves = client.swaps and client.resident_bytes > max(client.ceiling_bytes, client.staying_bytes)
     if not leaves:
         client.leaving_since_ns = None

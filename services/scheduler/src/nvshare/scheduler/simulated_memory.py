@@ -71,6 +71,7 @@ class SimulatedMemory:
     pool_wish_bytes: int = 0
     pool_ready_bytes: int = 0
     pinning: bool = False
+    stands_ns: int | None = None  # since when it waits for its pool to move on; the library counts that as moving
     unreported_bytes: int = 0
     swapped_out_bytes: int = 0
     swapped_in_bytes: int = 0
@@ -145,7 +146,12 @@ class SimulatedMemory:
             return
         self.prepare(later, moved)
         if self.away_bytes + EXTENT_BYTES > self.pool_ready_bytes:
+            if self.stands_ns is None:
+                self.stands_ns = now_ns
             return
+        if self.stands_ns is not None:
+            self.swap_out_ns += now_ns - self.stands_ns
+            self.stands_ns = None
         self.moving = True
         size_bytes = min(EXTENT_BYTES, self.present_bytes - self.pinned_bytes)
 
