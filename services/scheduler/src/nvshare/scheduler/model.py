@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+DEFAULT_WEIGHT = 100
+
 
 class Mode(IntEnum):
     """How a GPU is shared."""
@@ -56,6 +58,14 @@ class Link(IntEnum):
     UNSPECIFIED = 0
     CONNECTED = 1
     DISCONNECTED = 2
+
+
+class Priority(IntEnum):
+    """Who comes first where several want the GPU."""
+
+    BEST_EFFORT = 1
+    NORMAL = 2
+    LATENCY_CRITICAL = 3
 
 
 class Ruling(IntEnum):
@@ -143,12 +153,16 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One container's share of this GPU."""
+    """One container's share of this GPU. `weight` is its part where all want the GPU, in proportion to the others'."""
 
     id: str
     name: str = ""
     uid: int = -1
     memory_limit_bytes: int = 0
+    core_limit_percent: int = 0  # most busy time of all its processes together; 0: no limit
+    weight: int = DEFAULT_WEIGHT
+    priority: Priority = Priority.NORMAL
+    core_burst: bool = False  # the core limit does not hold while nobody else wants the GPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from nvshare.scheduler.model import (
+    DEFAULT_WEIGHT,
     Allocation,
     ClientState,
     Grant,
     Link,
     Mode,
     Peer,
+    Priority,
     PublishEvent,
     RelayReported,
     Report,
@@ -19,6 +21,8 @@ _LONGEST_NAME = 64
 _LONGEST_REASON = 200
 _STATES = {int(state): state for state in ClientState}
 _MODES = {int(mode): mode for mode in Mode}
+_PRIORITIES = {int(priority): priority for priority in Priority}
+_GREATEST_WEIGHT = 1000
 
 
 def report_from(message: client_pb2.Report) -> Report:
@@ -73,9 +77,7 @@ def report_from(message: client_pb2.Report) -> Report:
 def relay_state_from(message: node_pb2.RelayState, gpu: str) -> RelayReported:
     """What the relay's state says about one GPU: the allocations that include it, and their peers."""
     allocations = {
-        allocation.id: Allocation(allocation.id, allocation.name, allocation.uid, allocation.memory_limit_bytes)
-        for allocation in message.allocations
-        if gpu in allocation.gpus
+        allocation.id: _allocation_from(allocation) for allocation in message.allocations if gpu in allocation.gpus
     }
     peers = tuple(_peer_from(peer, gpu) for peer in message.peers if peer.allocation in allocations)
     return RelayReported(message.generation, message.sequence, tuple(allocations.values()), peers)
@@ -121,6 +123,20 @@ def event_to(event: PublishEvent, gpu: str, time_unix_ns: int) -> node_pb2.Event
 def mode_from(number: int) -> Mode | None:
     """The mode of a request. None: this build does not know it."""
     return _MODES.get(number)
+
+
+def _allocation_from(allocation: node_pb2.Allocation) -> Allocation:
+    """A priority that this build does not know counts as normal; numbers are kept within their bounds."""
+    return Allocation(
+        id=allocation.id,
+        name=allocation.name,
+        uid=allocation.uid,
+        memory_limit_bytes=allocation.memory_limit_bytes,
+        core_limit_percent=min(allocation.core_limit_percent, 100),
+        weight=min(allocation.weight or DEFAULT_WEIGHT, _GREATEST_WEIGHT),
+        priority=_PRIORITIES.get(int(allocation.priority), Priority.NORMAL),
+        core_burst=allocation.core_burst,
+    )
 
 
 def _peer_from(peer: node_pb2.Peer, gpu: str) -> Peer:
