@@ -1,13 +1,20 @@
-"""Hardware time slices: long ones where all that share the card keep it busy, else the driver's own."""
+"""Hardware time slices: long ones, by weight, where all that share the card keep it busy, the extremes where best
+effort yields, else the driver's own."""
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from services.scheduler.tests.conftest import Desk, MakeDesk
 
-from nvshare.scheduler.model import Mode
+from nvshare.scheduler.model import Mode, Priority
 from nvshare.scheduler.policy import Policy
 
 LONG_US = Policy().busy_slice_us
+FLOOR_US = Policy().floor_slice_us
 BUSY, BURSTY, IDLE = 990, 600, 100
+BEST_EFFORT = {"priority": Priority.BEST_EFFORT}
+CRITICAL = {"priority": Priority.LATENCY_CRITICAL}
 
 
 def desk_of(make_desk: MakeDesk, *busy_permille: int, mode: Mode = Mode.AUTO) -> Desk:
@@ -19,6 +26,20 @@ def desk_of(make_desk: MakeDesk, *busy_permille: int, mode: Mode = Mode.AUTO) ->
     for name in "abcd"[: len(busy_permille)]:
         desk.follow(name)
     return desk
+
+
+def with_terms(make_desk: MakeDesk, *terms: dict[str, Any], busy_permille: tuple[int, ...] = ()) -> Desk:
+    """Busy clients `a`, `b`, … whose allocations have these terms."""
+    desk = desk_of(make_desk, *(busy_permille or (BUSY,) * len(terms)))
+    for name, changes in zip("abcd", terms, strict=False):
+        set_terms(desk, name, **changes)
+    return desk
+
+
+def set_terms(desk: Desk, name: str, **changes: Any) -> None:
+    allocation = desk.programs[name].peer.allocation
+    desk.allocations[allocation] = replace(desk.allocations[allocation], **changes)
+    desk.relay()
 
 
 def slices(desk: Desk) -> list[int]:
@@ -59,3 +80,102 @@ def test_who_is_counted_as_busy_stays_so_until_it_clearly_is_not(make_desk: Make
 @pytest.mark.parametrize("mode", [Mode.SERIAL, Mode.OFF])
 def test_where_nothing_is_shared_all_keep_the_driver_s_own(mode: Mode, make_desk: MakeDesk) -> None:
     assert slices(desk_of(make_desk, BUSY, BUSY, mode=mode)) == [0, 0]
+
+
+@pytest.mark.parametrize("weights", [(100, 200), (100, 400), (7, 3)])
+def test_slices_of_busy_clients_are_in_the_ratio_of_their_weights(
+    weights: tuple[int, int], make_desk: MakeDesk
+) -> None:
+    first_us, second_us = slices(with_terms(make_desk, {"weight": weights[0]}, {"weight": weights[1]}))
+    assert first_us + second_us == 2 * LONG_US
+    assert first_us * weights[1] == pytest.approx(second_us * weights[0], rel=1e-3)
+
+
+def test_weights_hold_beside_one_that_is_not_busy_with_slices_it_can_wait_for(make_desk: MakeDesk) -> None:
+    terms: list[dict[str, Any]] = [{"weight": 100}, {"weight": 400}, {}]
+    first_us, second_us, _ = slices(with_terms(make_desk, *terms, busy_permille=(BUSY, BUSY, IDLE)))
+    assert second_us == 4 * first_us
+    assert first_us + second_us < LONG_US
+
+
+def test_a_weight_that_changes_changes_the_slices_at_once(make_desk: MakeDesk) -> None:
+    desk = desk_of(make_desk, BUSY, BUSY)
+    set_terms(desk, "b", weight=300)
+    assert slices(desk) == [LONG_US // 2, 3 * LONG_US // 2]
+
+
+def test_two_processes_of_an_allocation_have_one_weight(make_desk: MakeDesk) -> None:
+    desk = make_desk(Mode.AUTO)
+    for name, allocation in (("a", "pair"), ("b", "pair"), ("c", "single")):
+        desk.join(name, allocation)
+        desk.follow(name, demand=True, busy_permille=BUSY)
+    for name in "abc":
+        desk.follow(name)
+    first_us, second_us, third_us = slices(desk)
+    assert first_us == second_us
+    assert first_us + second_us == third_us
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 10])
+def test_b8_nobody_waits_longer_for_its_turn_than_the_bound(count: int, make_desk: MakeDesk) -> None:
+    desk = make_desk(Mode.AUTO)
+    names = [f"program-{number}" for number in range(count)]
+    for name in names:
+        desk.join(name)
+        desk.follow(name, demand=True, busy_permille=BUSY)
+    for name in names:
+        desk.follow(name)
+    lengths_us = slices(desk)
+    wait_us = sum(lengths_us) - min(lengths_us) + count * desk.policy.switch_us
+    assert wait_us <= max(100_000, 12_000 * (count - 1)) + count, "each is a whole number of microseconds"
+    mean_us = sum(lengths_us) / count
+    assert mean_us / (mean_us + desk.policy.switch_us) >= 0.98
+
+
+@pytest.mark.parametrize("first", [CRITICAL, {}])
+def test_the_one_best_effort_client_is_at_the_floor_beside_another_that_wants_the_card(
+    first: dict[str, Any], make_desk: MakeDesk
+) -> None:
+    assert slices(with_terms(make_desk, first, BEST_EFFORT)) == [LONG_US, FLOOR_US]
+
+
+def test_best_effort_stays_at_the_floor_while_a_critical_one_rests(make_desk: MakeDesk) -> None:
+    desk = with_terms(make_desk, CRITICAL, BEST_EFFORT)
+    desk.follow("a", demand=False)
+    desk.pass_time(2 * desk.policy.contested_ns)
+    assert slices(desk) == [LONG_US, FLOOR_US]
+
+
+def test_best_effort_has_its_own_slice_again_when_the_others_want_nothing_for_a_while(make_desk: MakeDesk) -> None:
+    desk = with_terms(make_desk, {}, BEST_EFFORT)
+    desk.follow("a", demand=False)
+    desk.pass_time(2 * desk.policy.contested_ns)
+    assert slices(desk) == [0, 0]
+
+
+def test_of_several_best_effort_clients_none_is_at_the_floor_and_none_has_a_long_slice(make_desk: MakeDesk) -> None:
+    critical_us, *others_us = slices(with_terms(make_desk, CRITICAL, BEST_EFFORT, BEST_EFFORT | {"weight": 300}))
+    assert critical_us == LONG_US
+    assert others_us == [Policy().yielding_slice_us // 2, 3 * Policy().yielding_slice_us // 2]
+
+
+def test_of_several_best_effort_clients_the_one_that_wants_the_card_is_at_the_floor(make_desk: MakeDesk) -> None:
+    desk = with_terms(make_desk, CRITICAL, BEST_EFFORT, BEST_EFFORT)
+    desk.follow("c", demand=False)
+    desk.pass_time(2 * desk.policy.contested_ns)
+    assert slices(desk) == [LONG_US, FLOOR_US, Policy().yielding_slice_us]
+
+
+def test_best_effort_clients_alone_share_as_others_do(make_desk: MakeDesk) -> None:
+    assert slices(with_terms(make_desk, BEST_EFFORT, BEST_EFFORT)) == [LONG_US, LONG_US]
+
+
+def test_a_critical_one_beside_a_normal_one_has_a_long_slice_and_its_neighbour_a_short_one(make_desk: MakeDesk) -> None:
+    assert slices(with_terms(make_desk, CRITICAL, {})) == [LONG_US, 0]
+
+
+@pytest.mark.parametrize("mode", [Mode.SERIAL, Mode.OFF])
+def test_weights_and_priorities_set_no_slices_where_nothing_is_shared(mode: Mode, make_desk: MakeDesk) -> None:
+    desk = with_terms(make_desk, CRITICAL, BEST_EFFORT | {"weight": 300})
+    desk.mode(mode)
+    assert slices(desk) == [0, 0]

@@ -73,6 +73,7 @@ class Client:
     spare_bytes: int = 0  # headroom that it does not use
     body_bytes: int = 0  # what it uses, or waits with, and could move out
     may_launch: bool = False  # decided
+    keeps_busy: bool = False  # its work keeps the card busy
     timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits

@@ -128,7 +128,25 @@ class Policy:
     window_contested_us: int = 4_000
 
     busy_slice_us: int = 20_000
-    """The hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""
+    """The mean hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""
+
+    mixed_slice_us: int = 3_000
+    """The same where weights differ and not all are busy, who would wait for long ones."""
+
+    floor_slice_us: int = 1
+    """Of the one best-effort client that yields: paused while another one has work."""
+
+    yielding_slice_us: int = 1_000
+    """Of several best-effort clients: short for those that they yield to, long beside a switch between them."""
+
+    slice_wait_us: int = 100_000
+    """All slices together are so short that nobody waits longer for its turn,"""
+
+    slice_wait_each_us: int = 12_000
+    """or, of many clients, longer than this for each of the others."""
+
+    switch_us: int = 200
+    """What a switch between two clients takes (H200)."""
 
     busy_permille: int = 800
     """A client whose work is on the card for this share of the time keeps it busy."""

@@ -1,37 +1,100 @@
 """Which hardware time slices clients get.
 
-Two programs that keep the card busy lose a tenth to the switches between them at the driver's slices of 2 ms: a switch
-costs 0.2 ms, so a mean slice of s ms keeps s / (s + 0.2) (measured on the H200). Long slices give that back, and make
-whoever is not busy all the time wait for its turn: so they are for cards whose clients all are.
+Slices are shares: who has twice the slice has twice the time, exactly, while both keep the card busy. A switch costs
+0.2 ms, so a mean slice of s ms keeps s / (s + 0.2) (measured on the H200); the driver's slices of 2 ms lose a tenth.
+Long slices give that back, and make whoever is not busy all the time wait for its turn: so they are for cards whose
+clients all are. A client at the floor slice is paused, in the middle of its kernels, for as long as another one has
+work, and loses nothing while nobody has: that is priority. Two at the floor would spend their time switching.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.model import Mode
+from nvshare.scheduler.model import Allocation, Mode, Priority
 from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.shares import Claim, split_card
 
 _SHARED = (Mode.AUTO, Mode.CONCURRENT)
+_UNKNOWN = Allocation("")
 
 
-def decide_slices(clients: Sequence[Client], mode: Mode, now_ns: int, policy: Policy) -> None:
-    """Sets the slice of each client that may launch: long where at least two share the card and all of those are busy,
-    else the driver's own (0)."""
-    sharing = [client for client in clients if client.may_launch and _wants_the_card(client, now_ns, policy)]
-    long = mode in _SHARED and len(sharing) > 1 and all(_is_busy(client, policy) for client in sharing)
+def decide_slices(
+    clients: Sequence[Client], allocations: Mapping[str, Allocation], mode: Mode, now_ns: int, policy: Policy
+) -> None:
+    """Sets the slice of each client: by weight where several keep the card busy, extremes where best effort yields,
+    else, and wherever nothing is shared, the driver's own (0)."""
     for client in clients:
-        client.timeslice_us = policy.busy_slice_us if long and client in sharing else 0
+        client.keeps_busy = client.may_launch and _keeps_busy(client, policy)
+    slices_us: dict[str, int] = {}
+    if mode in _SHARED:
+        terms = {client.key: allocations.get(client.allocation, _UNKNOWN) for client in clients}
+        slices_us = _slices_us([client for client in clients if client.may_launch], terms, now_ns, policy)
+    for client in clients:
+        client.timeslice_us = slices_us.get(client.key, 0)
+
+
+def _slices_us(
+    launching: Sequence[Client], terms: Mapping[str, Allocation], now_ns: int, policy: Policy
+) -> dict[str, int]:
+    """The slices of those that may launch. Who is missing keeps the driver's own."""
+    best_effort = [c for c in launching if terms[c.key].priority == Priority.BEST_EFFORT]
+    yielding = [client for client in best_effort if _wants_the_card(client, now_ns, policy)]
+    # A critical one that wants nothing now finds the others out of its way when it does.
+    first = [
+        client
+        for client in launching
+        if terms[client.key].priority == Priority.LATENCY_CRITICAL
+        or (client not in best_effort and _wants_the_card(client, now_ns, policy))
+    ]
+    if not first or not best_effort:
+        return _side_by_side(first or yielding, terms, policy)
+    slices_us = _side_by_side(first, terms, policy) if len(first) > 1 else {first[0].key: policy.busy_slice_us}
+    paused = yielding if len(yielding) == 1 else best_effort
+    if len(best_effort) > 1:
+        slices_us |= _by_weight(best_effort, terms, policy.yielding_slice_us, policy)
+    if len(paused) == 1:
+        slices_us[paused[0].key] = policy.floor_slice_us
+    return slices_us
+
+
+def _side_by_side(sharing: Sequence[Client], terms: Mapping[str, Allocation], policy: Policy) -> dict[str, int]:
+    """By weight: long where all keep the card busy. Where not all do, one that is latency-critical has a long slice
+    beside short ones of the others, and without weights all have the driver's own."""
+    if len(sharing) < 2:
+        return {}
+    critical = [client for client in sharing if terms[client.key].priority == Priority.LATENCY_CRITICAL]
+    if all(client.keeps_busy for client in sharing) and len(critical) in (0, len(sharing)):
+        return _by_weight(sharing, terms, policy.busy_slice_us, policy)
+    slices_us = {}
+    if len({terms[client.key].weight for client in sharing}) > 1:
+        slices_us = _by_weight(sharing, terms, policy.mixed_slice_us, policy)
+    return slices_us | dict.fromkeys((client.key for client in critical), policy.busy_slice_us)
+
+
+def _by_weight(
+    sharing: Sequence[Client], terms: Mapping[str, Allocation], mean_us: int, policy: Policy
+) -> dict[str, int]:
+    """Slices in the ratio of the shares, `mean_us` in the mean, or less where the smallest would wait too long."""
+    wanted: dict[str, dict[str, float]] = {}
+    for client in sharing:
+        wanted.setdefault(client.allocation, {})[client.key] = 1.0
+    weights = {client.allocation: terms[client.key].weight for client in sharing}
+    shares = split_card([Claim(keys, weights[allocation]) for allocation, keys in wanted.items()])
+    count = len(sharing)
+    longest_wait_us = max(policy.slice_wait_us, policy.slice_wait_each_us * (count - 1))
+    waiting_us = (longest_wait_us - count * policy.switch_us) / (1 - min(shares.values()))
+    turn_us = min(count * mean_us, waiting_us)
+    return {key: max(1, round(turn_us * share)) for key, share in shares.items()}
 
 
 def _wants_the_card(client: Client, now_ns: int, policy: Policy) -> bool:
     return client.demand or (client.demanded_ns is not None and now_ns - client.demanded_ns < policy.contested_ns)
 
 
-def _is_busy(client: Client, policy: Policy) -> bool:
+def _keeps_busy(client: Client, policy: Policy) -> bool:
     """Whether its work keeps the card busy; who is counted as busy stays so until it clearly is not."""
     if client.report is None:
         return False
-    least_permille = policy.idle_permille if client.timeslice_us else policy.busy_permille
-    return client.report.busy_permille >= least_permille
+    return client.report.busy_permille >= (policy.idle_permille if client.keeps_busy else policy.busy_permille)
