@@ -2,7 +2,17 @@
 
 import pytest
 
-from nvshare.cli.arguments import emulated_gpus, gpu_indices, mode_name, parse_quantum, size_bytes, with_emulate_number
+from nvshare.cli.arguments import (
+    core_percent,
+    emulated_gpus,
+    gpu_indices,
+    mode_name,
+    parse_quantum,
+    priority_number,
+    share_weight,
+    size_bytes,
+    with_emulate_number,
+)
 from nvshare.cli.errors import CommandError
 
 
@@ -66,3 +76,27 @@ def test_gpus_that_cannot_be_meant_are_refused(text: str) -> None:
 def test_an_unknown_mode_is_refused_with_the_modes_that_there_are() -> None:
     with pytest.raises(CommandError, match="auto, serial, concurrent, off"):
         mode_name("parallel")
+
+
+def test_a_core_limit_is_a_percentage_or_none() -> None:
+    assert [core_percent(text) for text in (None, "none", "1", "100")] == [None, 0, 1, 100]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "abc", "0", "101", "500", "30%", "1.5", "9" * 30, "\u0663"])
+def test_b11_a_core_limit_that_makes_no_sense_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(CommandError, match=r"--cores .*give a percentage from 1 to 100, or none"):
+        core_percent(text)
+
+
+@pytest.mark.parametrize("text", ["-1", "abc", "0", "1001", "none"])
+def test_b11_a_weight_that_makes_no_sense_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(CommandError, match="give a whole number from 1 to 1000"):
+        share_weight(text)
+
+
+def test_priorities_have_their_words() -> None:
+    words = ("best-effort", "normal", "latency-critical")
+    assert [priority_number(word) for word in words] == [1, 2, 3]
+    assert priority_number(None) is None
+    with pytest.raises(CommandError, match="the priorities are best-effort, normal, latency-critical"):
+        priority_number("urgent")

@@ -21,7 +21,7 @@ from nvshare.v1.client_pb2 import (
     Wait,
 )
 from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, StatusReply
-from nvshare.v1.node_pb2 import LINK_CONNECTED, LINK_DISCONNECTED, Allocation
+from nvshare.v1.node_pb2 import LINK_CONNECTED, LINK_DISCONNECTED, PRIORITY_LATENCY_CRITICAL, Allocation
 
 GIB = 2**30
 
@@ -86,6 +86,22 @@ def test_e9_each_waiting_client_shows_what_it_really_waits_for_and_how_long(repl
     text = shown(reply)
     assert "turn, 1.5 s" in text
     assert "memory (4.0 GiB), 0.2 s" in text
+
+
+def test_what_nobody_was_given_of_the_gpu_s_time_has_no_column(reply: StatusReply) -> None:
+    head = next(line for line in shown(reply).splitlines() if "waits for" in line)
+    assert not {"cores", "weight", "priority"} & set(head.split())
+
+
+def test_what_somebody_was_given_of_the_gpu_s_time_has_a_column(reply: StatusReply) -> None:
+    share = reply.allocations[0]
+    share.core_limit_percent, share.core_burst, share.weight = 30, True, 400
+    share.priority = PRIORITY_LATENCY_CRITICAL
+    lines = shown(reply).splitlines()
+    head = next(line for line in lines if "waits for" in line)
+    row = next(line for line in lines if "training" in line)
+    assert head.split()[-3:] == ["cores", "weight", "priority"]
+    assert row.split()[-5:] == ["30", "%,", "burst", "400", "latency-critical"]
 
 
 def cell(**fields: Any) -> str:

@@ -10,6 +10,7 @@ from live_node import GIB, MakeNode, wait_until
 from nvshare.bus.node_client import AllocationClient
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.job import allocate
+from nvshare.cli.quota import Quota
 from nvshare.v1.client_pb2 import CLIENT_STATE_WAITING, Grant, Report
 
 pytestmark = pytest.mark.heavy
@@ -53,7 +54,7 @@ async def test_e15_a_report_of_the_next_version_is_understood_counted_and_answer
     node = make_node("--emulate", "1")
     directory = NodeDirectory(node.directory)
     gpu = (await node.status_async())["gpus"][0]["uuid"]
-    share = await allocate(directory, [gpu], "newer", 0)
+    share = await allocate(directory, [gpu], "newer", Quota())
     client = await AllocationClient.open(share.socket)
     client.subscribe(client.grant_subject(gpu))
     await client.flush()

@@ -21,7 +21,7 @@ LARGEST = 2**63
 
 
 def allocation(name: str, uid: int = 1000, gpus: int = 1) -> Allocation:
-    return Allocation(name, GPUS[:gpus], "\U0001f600" * 64, uid, LARGEST - 1, 100, "run")
+    return Allocation(name, GPUS[:gpus], "\U0001f600" * 64, uid, LARGEST - 1, 100, "run", 1000, core_burst=True)
 
 
 def peer(name: str, pid: int, gpus: int = 0) -> Peer:

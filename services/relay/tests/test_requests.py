@@ -17,7 +17,14 @@ from nvshare.relay.peers import PeerKey, Process
 from nvshare.relay.processes import identify, open_pidfd
 from nvshare.relay.registry import Registry
 from nvshare.relay.requests import Requests
-from nvshare.v1.control_pb2 import AllocateReply, AllocateRequest, ReleaseReply, ReleaseRequest
+from nvshare.v1.control_pb2 import (
+    AllocateReply,
+    AllocateRequest,
+    QuotaReply,
+    QuotaRequest,
+    ReleaseReply,
+    ReleaseRequest,
+)
 
 LONG_S = 61.0
 
@@ -25,6 +32,11 @@ LONG_S = 61.0
 async def allocate(node: Node) -> AllocateReply:
     async with NodeClient.open(node.directory.control_socket) as client:
         return await client.request("allocate", AllocateRequest(gpus=[GPU], name="job"), AllocateReply)
+
+
+async def change_quota(node: Node, request: QuotaRequest) -> QuotaReply:
+    async with NodeClient.open(node.directory.control_socket) as client:
+        return await client.request("quota", request, QuotaReply)
 
 
 async def release(node: Node, allocation: str) -> ReleaseReply:
@@ -49,6 +61,30 @@ async def test_a_request_that_makes_no_sense_is_answered_with_one_line(node: Nod
     async with NodeClient.open(node.directory.control_socket) as client:
         reply = await client.request("allocate", AllocateRequest(name="job"), AllocateReply)
     assert reply.error == "no allocation: it names no GPU, too many, or something that is no GPU's UUID"
+
+
+async def test_b9_another_core_quota_is_written_down_and_announced_and_the_rest_stays(node: Node) -> None:
+    allocated = await allocate(node)
+    weighed = QuotaRequest(id=allocated.id, memory_limit_bytes=7, weight=400)
+    assert (await change_quota(node, weighed)).error == ""
+
+    reply = await change_quota(node, QuotaRequest(id=allocated.id, keep_memory_limit=True, core_limit_percent=30))
+
+    assert (reply.previous.core_limit_percent, reply.allocation.core_limit_percent) == (0, 30)
+    assert (reply.allocation.memory_limit_bytes, reply.allocation.weight) == (7, 400)
+    await node.states.until(lambda state: [one.core_limit_percent for one in state.allocations] == [30])
+    description = json.loads(node.directory.allocation_description(allocated.id).read_text())
+    assert (description["core_limit_percent"], description["memory_limit_bytes"]) == (30, 7)
+
+
+async def test_b11_a_bad_quota_is_answered_with_one_line_and_changes_nothing(node: Node) -> None:
+    allocated = await allocate(node)
+    before = node.directory.allocation_description(allocated.id).read_text()
+
+    reply = await change_quota(node, QuotaRequest(id=allocated.id, memory_limit_bytes=7, core_limit_percent=101))
+
+    assert reply.error == "the quota stays as it is: its core limit is not 1 to 100 percent, or 0 for none"
+    assert node.directory.allocation_description(allocated.id).read_text() == before
 
 
 async def test_a_released_allocation_without_processes_is_gone(node: Node) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nvshare.bus.compute import GREATEST_CORE_PERCENT, GREATEST_WEIGHT, PRIORITIES
 from nvshare.bus.quantities import QuantityError, parse_bytes
 from nvshare.cli.errors import CommandError
 from nvshare.cli.node_options import MODES, Quantum
@@ -56,6 +57,31 @@ def size_bytes(option: str, text: str | None) -> int | None:
     if size <= 0:
         raise CommandError(f"{option} {text}: give more than zero bytes", USAGE)
     return size
+
+
+def core_percent(text: str | None) -> int | None:
+    """Percent of a GPU's time, 0 for `none`; None where the option was not given."""
+    return 0 if text == "none" else _number_up_to("--cores", text, GREATEST_CORE_PERCENT, "a percentage", ", or none")
+
+
+def share_weight(text: str | None) -> int | None:
+    """A weight; None where none was given."""
+    return _number_up_to("--weight", text, GREATEST_WEIGHT, "a whole number", "")
+
+
+def _number_up_to(option: str, text: str | None, greatest: int, what: str, otherwise: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= greatest):
+        raise CommandError(f"{option} {text}: give {what} from 1 to {greatest}{otherwise}", USAGE)
+    return int(text)
+
+
+def priority_number(text: str | None) -> int | None:
+    """The contract's number of a priority; None where none was given."""
+    if text is not None and text not in PRIORITIES:
+        raise CommandError(f"no priority {text!r}; the priorities are {', '.join(PRIORITIES)}", USAGE)
+    return PRIORITIES[text] if text is not None else None
 
 
 def mode_name(text: str | None) -> str | None:

@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nvshare.bus.node_client import NodeClient, NodeError
@@ -13,6 +13,7 @@ from nvshare.cli.environment import EmulatedCards, job_environment
 from nvshare.cli.errors import CommandError
 from nvshare.cli.libraries import emulator_libraries, preload_library
 from nvshare.cli.node_query import REQUEST_SECONDS, select_gpu
+from nvshare.cli.quota import Quota
 from nvshare.v1.control_pb2 import (
     AllocateReply,
     AllocateRequest,
@@ -67,9 +68,9 @@ def emulated_cards(node: NodeDirectory) -> EmulatedCards | None:
     return EmulatedCards(Path(str(folder)), emulator_libraries()) if folder else None
 
 
-async def allocate(node: NodeDirectory, gpus: Sequence[str], name: str, memory_limit_bytes: int) -> Share:
+async def allocate(node: NodeDirectory, gpus: Sequence[str], name: str, quota: Quota) -> Share:
     """Ask the relay for an allocation. Raises CommandError with its words when it refuses, NodeError when away."""
-    request = AllocateRequest(gpus=gpus, name=name, memory_limit_bytes=memory_limit_bytes)
+    request = AllocateRequest(gpus=gpus, name=name, **asdict(quota))
     async with NodeClient.open(node.control_socket) as client:
         reply = await client.request("allocate", request, AllocateReply, timeout_seconds=REQUEST_SECONDS)
     if reply.error:
@@ -89,10 +90,10 @@ async def release(node: NodeDirectory, share: Share) -> None:
 
 @contextlib.asynccontextmanager
 async def shared(
-    node: NodeDirectory, gpus: Sequence[str], name: str, memory_limit_bytes: int, base: Mapping[str, str]
+    node: NodeDirectory, gpus: Sequence[str], name: str, quota: Quota, base: Mapping[str, str]
 ) -> AsyncIterator[dict[str, str]]:
     """The environment of a program that shares `gpus`; the allocation ends with the context."""
-    share = await allocate(node, gpus, name, memory_limit_bytes)
+    share = await allocate(node, gpus, name, quota)
     try:
         yield job_environment(base, preload_library(), share.socket, gpus, emulated_cards(node))
     finally:

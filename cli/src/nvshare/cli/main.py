@@ -36,9 +36,9 @@ from nvshare.cli.node_folder import NodeRunsError
 from nvshare.cli.node_launch import READY, RUNNING, launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status, require_node, select_gpu
-from nvshare.cli.quota import find_allocation, set_quota
+from nvshare.cli.quota import Quota, change_words, find_allocation, set_quota, wanted_quota
 from nvshare.cli.run import JobOptions, run_job
-from nvshare.cli.status import limit_words, render_status, sharing_words, status_document
+from nvshare.cli.status import render_status, sharing_words, status_document
 from nvshare.cli.up import run_node
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells answer
@@ -46,6 +46,23 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells answer
 NodeDir = Annotated[
     Path | None,
     typer.Option("--node-dir", metavar="D", help="The node's folder. Default: the one that runs, or this user's own."),
+]
+
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Most memory on each GPU, such as 4Gi; none: no limit.")
+]
+Cores = Annotated[
+    str | None,
+    typer.Option(metavar="PERCENT", help="Most of each GPU's time, 1 to 100, for all its processes; none: no limit."),
+]
+Weight = Annotated[
+    str | None, typer.Option(metavar="W", help="Share where all want the GPU, 1 to 1000. Default of a program: 100.")
+]
+WantedPriority = Annotated[
+    str | None,
+    typer.Option(
+        "--priority", metavar="P", help="best-effort, normal or latency-critical. Default of a program: normal."
+    ),
 ]
 
 app = typer.Typer(
@@ -167,9 +184,13 @@ def run(
     gpu: Annotated[
         str | None, typer.Option(metavar="I[,J]", help="GPUs by index or UUID. Default: the least shared.")
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Most memory on each GPU, such as 4Gi. Default: no limit.")
-    ] = None,
+    memory: Memory = None,
+    cores: Cores = None,
+    weight: Weight = None,
+    priority: WantedPriority = None,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="--cores does not hold while nobody else wants the GPU.")
+    ] = False,
     name: Annotated[str | None, typer.Option(metavar="N", help="Name in status. Default: the program's.")] = None,
     emulate: Annotated[
         int | None, typer.Option(metavar="[N]", help="If no node runs, start one with N (default 1) emulated GPUs.")
@@ -194,14 +215,20 @@ def run(
 
     - `nvshare run -- python train.py`
     - `nvshare run --gpu 0,1 --memory 8Gi --name training -- python train.py`
+    - `nvshare run --cores 30 -- python serve.py`: 30 % of the GPU's time; with `--burst` more if nobody else wants it.
+    - `nvshare run --weight 200 -- python train.py`: twice the share of others while all want the GPU.
+    - `nvshare run --priority best-effort -- python batch.py`: what the others leave.
     - `nvshare run --host-memory own -- python train.py`: its memory counts as its own, also while it is off the GPU.
     - `nvshare run --managed -- python huge.py`: alone larger than the GPU; the driver pages its memory.
     - `nvshare run --emulate -- ./program` on a machine without a GPU.
     """
+    quota = wanted_quota(memory, cores, weight, priority, burst)
+    if burst and not quota.core_limit_percent:
+        raise CommandError("--burst is about the limit of --cores: give one", USAGE)
     job = JobOptions(
         node_dir=node_dir,
         gpus=gpu,
-        memory_limit_bytes=size_bytes("--memory", memory) or 0,
+        quota=quota,
         name=name,
         emulated_gpus=emulated_gpus(emulate),
         managed=managed,
@@ -288,28 +315,36 @@ app.add_typer(quota_app, name="quota")
 @quota_app.command("set")
 def quota_set(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name or ID of an allocation; see `nvshare status`.")],
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Most memory on each GPU, such as 4Gi; none: no limit.")],
+    memory: Memory = None,
+    cores: Cores = None,
+    weight: Weight = None,
+    priority: WantedPriority = None,
+    burst: Annotated[
+        bool | None, typer.Option("--burst/--no-burst", help="Whether --cores holds while nobody else wants the GPU.")
+    ] = None,
     node_dir: NodeDir = None,
 ) -> None:
-    """Change an allocation's memory limit. What is in use stays; beyond the limit new memory is refused.
+    """Change what an allocation may have, while its programs run; what no option names stays as it is.
 
-    Needs the user whose allocation it is, root, the node's user or its admin group.
+    Memory in use stays; beyond the limit new memory is refused. Needs the user whose allocation it is, root, the node's
+    user or its admin group.
 
     Examples:
 
     - `nvshare quota set training --memory 8Gi`
-    - `nvshare quota set training --memory none`
+    - `nvshare quota set training --memory none --cores none`
+    - `nvshare quota set training --cores 30 --burst`
+    - `nvshare quota set training --weight 200 --priority best-effort`
     """
-    limit_bytes = 0 if memory == "none" else size_bytes("--memory", memory) or 0
+    quota = wanted_quota(memory, cores, weight, priority, burst)
+    if quota == Quota():
+        raise CommandError("nothing to change: give --memory, --cores, --weight, --priority or --burst", USAGE)
     node = require_node(node_dir)
     current = asyncio.run(fetch_status(node))
     allocation_id = find_allocation(current, name)
     allocation = next(one for one in current.allocations if one.id == allocation_id)
-    limit_fits(current.gpus, allocation.gpus, limit_bytes)
-    reply = asyncio.run(set_quota(node, allocation_id, limit_bytes))
-    typer.echo(
-        f"{name}: {limit_words(reply.memory_limit_bytes)}, before {limit_words(reply.previous_memory_limit_bytes)}"
-    )
+    limit_fits(current.gpus, allocation.gpus, quota.memory_limit_bytes or 0)
+    typer.echo(f"{name}: {change_words(quota, asyncio.run(set_quota(node, allocation_id, quota)))}")
 
 
 app.command()(bench)

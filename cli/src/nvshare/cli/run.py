@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nvshare.bus.node_directory import NodeDirectory
@@ -14,6 +14,7 @@ from nvshare.cli.job import choose_gpus, emulated_cards, limit_fits, shared
 from nvshare.cli.node_launch import START_SECONDS, launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status, find_node, wait_until_serving
+from nvshare.cli.quota import Quota
 from nvshare.v1.control_pb2 import StatusReply
 
 LONGEST_NAME = 64  # characters of an allocation's name
@@ -21,7 +22,7 @@ LONGEST_NAME = 64  # characters of an allocation's name
 
 @dataclass(frozen=True)
 class JobOptions:
-    """`gpus`: indices or UUIDs, comma-separated. `memory_limit_bytes` 0: none. `emulated_gpus` 0: real ones.
+    """`gpus`: indices or UUIDs, comma-separated. `emulated_gpus` 0: real ones.
 
     `managed`: the driver pages the program's memory. `host_memory`: where its memory goes that leaves the card; None:
     as the environment says.
@@ -29,7 +30,7 @@ class JobOptions:
 
     node_dir: Path | None = None
     gpus: str | None = None
-    memory_limit_bytes: int = 0
+    quota: Quota = field(default_factory=Quota)
     name: str | None = None
     emulated_gpus: int = 0
     managed: bool = False
@@ -51,10 +52,9 @@ async def run_job(command: Sequence[str], options: JobOptions) -> int:
         raise CommandError(f"command not found: {command[0]}", NOT_FOUND)
     node, status = await ensure_node(options)
     gpus = choose_gpus(status, options.gpus)
-    if options.memory_limit_bytes:
-        limit_fits(status.gpus, gpus, options.memory_limit_bytes)
+    limit_fits(status.gpus, gpus, options.quota.memory_limit_bytes or 0)
     name = options.name or Path(command[0]).name[:LONGEST_NAME]
-    async with shared(node, gpus, name, options.memory_limit_bytes, options.environment(os.environ)) as environment:
+    async with shared(node, gpus, name, options.quota, options.environment(os.environ)) as environment:
         if emulated_cards(node) is not None:  # no result of a real card: nobody is to take it for one
             print(f"nvshare: {name} runs on an emulated GPU of the node in {node.path}", file=sys.stderr, flush=True)
         # Nothing else runs on this loop: it may wait as long as the program does.

@@ -10,12 +10,19 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from nvshare.bus.compute import DEFAULT_WEIGHT, priority_word
 from nvshare.bus.quantities import format_bytes
 from nvshare.v1.client_pb2 import ClientState, Mode, Wait
 from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, ModeReply, StatusReply
-from nvshare.v1.node_pb2 import LINK_DISCONNECTED, Allocation
+from nvshare.v1.node_pb2 import LINK_DISCONNECTED, PRIORITY_NORMAL, PRIORITY_UNSPECIFIED, Allocation
 
-_ENUM_PREFIXES = {"Mode": "MODE_", "Wait": "WAIT_", "ClientState": "CLIENT_STATE_", "Link": "LINK_"}
+_ENUM_PREFIXES = {
+    "Mode": "MODE_",
+    "Wait": "WAIT_",
+    "ClientState": "CLIENT_STATE_",
+    "Link": "LINK_",
+    "Priority": "PRIORITY_",
+}
 
 
 def status_document(message: Message) -> dict[str, Any]:
@@ -71,15 +78,30 @@ def gpu_lines(gpu: GpuStatus) -> list[str]:
 
 def _gpu_table(gpu: GpuStatus, allocations: Mapping[str, Allocation]) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    shares = [share_cells(allocations.get(client.allocation, Allocation())) for client in gpu.clients]
+    shown = [heading for heading in ("cores", "weight", "priority") if any(heading in cells for cells in shares)]
     for heading in ("name", "pid", "state", "waits for", "memory"):
         table.add_column(heading)
     for heading in ("limit", "moved", "hand-overs", "busy"):
         table.add_column(heading, justify="right")
-    for client in gpu.clients:
-        table.add_row(
-            *(escape(cell) for cell in client_cells(client, allocations.get(client.allocation, Allocation())))
-        )
+    for heading in shown:
+        table.add_column(heading)
+    for client, share in zip(gpu.clients, shares, strict=True):
+        cells = client_cells(client, allocations.get(client.allocation, Allocation()))
+        table.add_row(*map(escape, cells), *(share.get(heading, "") for heading in shown))
     return table
+
+
+def share_cells(allocation: Allocation) -> dict[str, str]:
+    """What an allocation was given of the GPU's time, by the heading of its column; without what is the default."""
+    cells = {}
+    if allocation.core_limit_percent:
+        cells["cores"] = f"{allocation.core_limit_percent} %" + (", burst" if allocation.core_burst else "")
+    if allocation.weight not in (0, DEFAULT_WEIGHT):
+        cells["weight"] = str(allocation.weight)
+    if allocation.priority not in (PRIORITY_UNSPECIFIED, PRIORITY_NORMAL):
+        cells["priority"] = priority_word(allocation.priority)
+    return cells
 
 
 def client_cells(client: ClientStatus, allocation: Allocation) -> tuple[str, ...]:
@@ -182,11 +204,6 @@ def wait_words(wait: Wait, wait_us: int, wanted_bytes: int) -> str:
     word = Wait.Name(wait).removeprefix("WAIT_").lower() if wait in Wait.values() else f"reason {wait}"
     goal = f" ({format_bytes(wanted_bytes)})" if wait == Wait.WAIT_MEMORY and wanted_bytes else ""
     return f"{word}{goal}, {wait_us / 1e6:.1f} s"
-
-
-def limit_words(memory_limit_bytes: int) -> str:
-    """A memory limit for people."""
-    return format_bytes(memory_limit_bytes) if memory_limit_bytes else "no memory limit"
 
 
 def sharing_words(sharing: GpuStatus | ModeReply) -> str:

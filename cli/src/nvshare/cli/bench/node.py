@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from nvshare.bus.compute import DEFAULT_WEIGHT, NORMAL, PRIORITIES
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.environment import EmulatedCards, with_emulator
 from nvshare.cli.errors import CommandError
@@ -17,6 +18,7 @@ from nvshare.cli.job import emulated_cards, shared
 from nvshare.cli.node_launch import launch_node
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import fetch_status
+from nvshare.cli.quota import Quota
 from nvshare.v1.control_pb2 import GpuStatus
 
 
@@ -35,13 +37,22 @@ class BenchNode:
 
     @contextlib.asynccontextmanager
     async def environment(
-        self, name: str, gpus: Sequence[GpuStatus], *, managed: bool, memory_limit_bytes: int = 0
+        self,
+        name: str,
+        gpus: Sequence[GpuStatus],
+        *,
+        managed: bool,
+        memory_limit_bytes: int = 0,
+        core_limit_percent: int = 0,
+        weight: int = DEFAULT_WEIGHT,
+        priority: str = NORMAL,
     ) -> AsyncIterator[Mapping[str, str]]:
         """For a program on `gpus`: under a share that ends with the context, or (not `managed`) without nvshare."""
         base = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "NVSHARE_SOCKET")}
         uuids = [gpu.uuid for gpu in gpus]
         if managed:
-            async with shared(self.directory, uuids, name, memory_limit_bytes, base) as environment:
+            quota = Quota(memory_limit_bytes, core_limit_percent, weight, PRIORITIES[priority])
+            async with shared(self.directory, uuids, name, quota, base) as environment:
                 yield environment
             return
         base["CUDA_VISIBLE_DEVICES"] = ",".join(uuids)

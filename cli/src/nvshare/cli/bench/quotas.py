@@ -17,7 +17,7 @@ from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Row
 from nvshare.cli.bench.scenario import Findings, Scenario, Steps, gpu_words, hardware_words, node_options
 from nvshare.cli.node_query import fetch_status
-from nvshare.cli.quota import find_allocation, set_quota
+from nvshare.cli.quota import Quota, find_allocation, set_quota
 
 MIB = 2**20
 QUOTA_BYTES = 4 * GIB
@@ -141,7 +141,7 @@ class RandomChanges:
     async def _change(self, holder: Holder, allocation: str) -> str:
         quota_bytes = self._quota(self._chance.randint(1, MOST_STEPS))
         started = time.monotonic()
-        await set_quota(self._node.directory, allocation, quota_bytes)
+        await set_quota(self._node.directory, allocation, Quota(memory_limit_bytes=quota_bytes))
         while await holder.total_bytes() != quota_bytes:
             if time.monotonic() - started > IN_FORCE_SECONDS:
                 return f"the quota is not in force after {IN_FORCE_SECONDS:g} s"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from nvshare.bus.compute import DEFAULT_WEIGHT, NORMAL
 from nvshare.bus.quantities import format_bytes
 from nvshare.cli.bench.node import BenchNode
 from nvshare.cli.bench.options import BenchOptions
@@ -72,13 +73,17 @@ def gpu_words(*gpus: GpuStatus) -> str:
 class Job:
     """A program, when it ends, and the GPUs (positions in the node's list) that it uses.
 
-    `limit_bytes` is its memory quota (0: none), `prefix` a command that runs it, `settings` further environment.
+    `limit_bytes` is its memory quota (0: none), `core_limit_percent`, `weight` and `priority` its share of the GPUs'
+    time, `prefix` a command that runs it, `settings` further environment.
     """
 
     workload: Workload
     bounds: Bounds
     gpus: tuple[int, ...] = (0,)
     limit_bytes: int = 0
+    core_limit_percent: int = 0
+    weight: int = DEFAULT_WEIGHT
+    priority: str = NORMAL
     prefix: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
@@ -117,7 +122,15 @@ async def started(
         programs: list[RunningWorkload] = []
         for job in jobs:
             environment = await stack.enter_async_context(
-                node.environment(job.workload.name, job.on(node), managed=managed, memory_limit_bytes=job.limit_bytes)
+                node.environment(
+                    job.workload.name,
+                    job.on(node),
+                    managed=managed,
+                    memory_limit_bytes=job.limit_bytes,
+                    core_limit_percent=job.core_limit_percent,
+                    weight=job.weight,
+                    priority=job.priority,
+                )
             )
             command = job.workload.command(emulated=options.emulated, gpus=len(job.gpus)) + job.bounds.arguments()
             command += [wait] if wait is not None else []

@@ -6,10 +6,19 @@ suspicion all the same, because a folder may be half made, or made by another ve
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from nvshare.bus.compute import (
+    DEFAULT_WEIGHT,
+    GREATEST_CORE_PERCENT,
+    GREATEST_WEIGHT,
+    NORMAL,
+    PRIORITIES,
+    priority_word,
+)
 from nvshare.bus.subjects import valid_token
-from nvshare.v1.control_pb2 import AllocateRequest
+from nvshare.v1.control_pb2 import AllocateRequest, QuotaRequest
 from nvshare.v1.node_pb2 import Allocation as AllocationMessage
 
 ANY_UID = -1
@@ -41,6 +50,9 @@ class Allocation:
     memory_limit_bytes: int
     core_limit_percent: int
     source: str
+    weight: int = DEFAULT_WEIGHT
+    priority: str = NORMAL
+    core_burst: bool = False
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -55,8 +67,12 @@ class Allocation:
             raise AllocationError("its uid is no uid")
         if not 0 <= self.memory_limit_bytes <= _MAX_BYTES:
             raise AllocationError("its memory limit is no number of bytes")
-        if not 0 <= self.core_limit_percent <= 100:
-            raise AllocationError("its core limit is not 0 to 100 percent")
+        if not 0 <= self.core_limit_percent <= GREATEST_CORE_PERCENT:
+            raise AllocationError(f"its core limit is not 1 to {GREATEST_CORE_PERCENT} percent, or 0 for none")
+        if not 1 <= self.weight <= GREATEST_WEIGHT:
+            raise AllocationError(f"its weight is not 1 to {GREATEST_WEIGHT}")
+        if self.priority not in PRIORITIES:
+            raise AllocationError(f"its priority is none of {', '.join(PRIORITIES)}")
         if not valid_token(self.source):
             raise AllocationError("its source is no token")
 
@@ -66,11 +82,12 @@ class Allocation:
 
     def to_message(self) -> AllocationMessage:
         """As it stands in RelayState."""
-        return AllocationMessage(**asdict(self))
+        return AllocationMessage(**{**asdict(self), "priority": PRIORITIES[self.priority]})
 
 
 def parse_allocation(text: str, folder_name: str) -> Allocation:
-    """Reads allocation.json of the folder `folder_name`. Members that this version does not know are ignored.
+    """Reads allocation.json of the folder `folder_name`. Members that this version does not know are ignored, those
+    that an earlier one did not write have their defaults.
 
     Raises AllocationError.
     """
@@ -91,6 +108,9 @@ def parse_allocation(text: str, folder_name: str) -> Allocation:
         memory_limit_bytes=_number(document, "memory_limit_bytes"),
         core_limit_percent=_number(document, "core_limit_percent"),
         source=_text(document, "source"),
+        weight=_number({"weight": DEFAULT_WEIGHT, **document}, "weight"),
+        priority=_text({"priority": NORMAL, **document}, "priority"),
+        core_burst=_truth({"core_burst": False, **document}, "core_burst"),
     )
     if allocation.id != folder_name:
         raise AllocationError("its id is not the name of its folder")
@@ -109,13 +129,39 @@ def requested_allocation(request: AllocateRequest, allocation_id: str, uid: int)
         memory_limit_bytes=request.memory_limit_bytes,
         core_limit_percent=request.core_limit_percent,
         source=SOURCE_RUN,
+        weight=request.weight or DEFAULT_WEIGHT,
+        priority=priority_word(request.priority),
+        core_burst=request.core_burst,
     )
+
+
+def changed_allocation(allocation: Allocation, request: QuotaRequest) -> Allocation:
+    """`allocation` with the quotas that a user's request names; the others stay. Raises AllocationError."""
+    changes: dict[str, Any] = {}
+    if not request.keep_memory_limit:
+        changes["memory_limit_bytes"] = request.memory_limit_bytes
+    if request.HasField("core_limit_percent"):
+        changes["core_limit_percent"] = request.core_limit_percent
+    if request.HasField("weight"):
+        changes["weight"] = request.weight or DEFAULT_WEIGHT
+    if request.HasField("priority"):
+        changes["priority"] = priority_word(request.priority)
+    if request.HasField("core_burst"):
+        changes["core_burst"] = request.core_burst
+    return replace(allocation, **changes)
 
 
 def _text(document: dict[str, object], member: str) -> str:
     value = document.get(member)
     if not isinstance(value, str):
         raise AllocationError(f"`{member}` is no text")
+    return value
+
+
+def _truth(document: dict[str, object], member: str) -> bool:
+    value = document.get(member)
+    if not isinstance(value, bool):
+        raise AllocationError(f"`{member}` is neither true nor false")
     return value
 
 

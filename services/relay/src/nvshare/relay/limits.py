@@ -1,7 +1,7 @@
 """How much of the node one allocation, one user and all together may take. Pure.
 
 The numbers bound RelayState, which is one message, below the bus's largest (nats_server.MAX_PAYLOAD_BYTES, 1 MiB):
-at the worst 1024 peers of 110 bytes, 4096 clients of 70 bytes, and 512 requested allocations of 330 bytes with 16 GPUs
+at the worst 1024 peers of 110 bytes, 4096 clients of 70 bytes, and 512 requested allocations of 340 bytes with 16 GPUs
 of 43 bytes each, 0.9 MiB in all. A device plugin's allocations have the rest.
 """
 

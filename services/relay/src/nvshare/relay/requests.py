@@ -7,7 +7,7 @@ remove.
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import asdict
 from typing import TypeVar
 
 import structlog
@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
 from nvshare.bus.subjects import SubjectError, UserAddress
-from nvshare.relay.allocations import SOURCE_RUN, Allocation, AllocationError, requested_allocation
+from nvshare.relay.allocations import SOURCE_RUN, Allocation, AllocationError, changed_allocation, requested_allocation
 from nvshare.relay.folders import AllocationFolders
 from nvshare.relay.limits import allocation_refusal
 from nvshare.relay.peers import Process
@@ -105,27 +105,24 @@ class Requests:
         return ReleaseReply(id=allocation.id)
 
     async def quota(self, uid: int, request: QuotaRequest) -> QuotaReply:
-        """Changes the memory limit of an allocation of `uid`, or of anybody for an admin."""
+        """Changes the quotas of an allocation of `uid`, or of anybody for an admin."""
         allocation = self._folders.get(request.id)
         refusal = self._refusal(uid, request.id, allocation)
         if allocation is None or refusal:
             return QuotaReply(error=refusal)
         try:
-            await self._folders.change(replace(allocation, memory_limit_bytes=request.memory_limit_bytes))
+            changed = changed_allocation(allocation, request)
+            await self._folders.change(changed)
         except AllocationError as error:
             return QuotaReply(error=f"the quota stays as it is: {error}")
-        if request.memory_limit_bytes != allocation.memory_limit_bytes:
-            _log.info(
-                "quota changed",
-                allocation=allocation.id,
-                uid=uid,
-                memory_limit_bytes=request.memory_limit_bytes,
-                before_bytes=allocation.memory_limit_bytes,
-            )
+        if changed != allocation:
+            _log.info("quota changed", uid=uid, now=asdict(changed), before=asdict(allocation))
         return QuotaReply(
             id=allocation.id,
-            memory_limit_bytes=request.memory_limit_bytes,
+            memory_limit_bytes=changed.memory_limit_bytes,
             previous_memory_limit_bytes=allocation.memory_limit_bytes,
+            allocation=changed.to_message(),
+            previous=allocation.to_message(),
         )
 
     def _asker(self, uid: int, reply_token: str) -> Process | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-DEFAULT_WEIGHT = 100
+from nvshare.bus.compute import DEFAULT_WEIGHT
 
 
 class Mode(IntEnum):

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nvshare.bus.compute import priority_word
 from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client, key_of
-from nvshare.scheduler.model import ClientReported, GangsRuled, PublishEvent, RelayReported, Report, Ruling
+from nvshare.scheduler.model import (
+    Allocation,
+    ClientReported,
+    GangsRuled,
+    PublishEvent,
+    RelayReported,
+    Report,
+    Ruling,
+)
 from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.pool import pins
 from nvshare.scheduler.state import ArbiterState, EarlyReport
+
+_MEMORY_LIMIT = "memory limit"
 
 
 def take_report(state: ArbiterState, event: ClientReported, now_ns: int, policy: Policy) -> list[PublishEvent]:
@@ -90,23 +101,31 @@ def take_rulings(state: ArbiterState, event: GangsRuled) -> None:
 
 
 def _quota_changes(state: ArbiterState, event: RelayReported) -> list[PublishEvent]:
-    """What to tell of limits that are others now; an allocation that is new or gone changed nothing."""
+    """What to tell of quotas that are others now; an allocation that is new or gone changed nothing."""
     events = []
     for allocation in event.allocations:
         before = state.allocations.get(allocation.id)
-        if before is None or before.memory_limit_bytes == allocation.memory_limit_bytes:
+        if before is None:
             continue
-        limit_bytes = allocation.memory_limit_bytes
-        text = (
-            f"{allocation.name or allocation.id} has a memory limit of {_limit_words(limit_bytes)} now, before "
-            f"{_limit_words(before.memory_limit_bytes)}"
-        )
-        events.append(PublishEvent("quota-changed", text, allocation.id, "", limit_bytes))
+        was = dict(_quota_words(before))
+        for quota, words in _quota_words(allocation):
+            if words != was[quota]:
+                text = f"{quota} of {allocation.name or allocation.id} is now {words} (was {was[quota]})"
+                size_bytes = allocation.memory_limit_bytes if quota == _MEMORY_LIMIT else 0
+                events.append(PublishEvent("quota-changed", text, allocation.id, "", size_bytes))
     return events
 
 
-def _limit_words(limit_bytes: int) -> str:
-    return format_bytes(limit_bytes) if limit_bytes else "the whole card"
+def _quota_words(allocation: Allocation) -> list[tuple[str, str]]:
+    """The quotas of an allocation, for people: each one's name and value."""
+    limit_bytes, percent = allocation.memory_limit_bytes, allocation.core_limit_percent
+    return [
+        (_MEMORY_LIMIT, format_bytes(limit_bytes) if limit_bytes else "the whole card"),
+        ("core quota", f"{percent} %" if percent else "none"),
+        ("weight", str(allocation.weight)),
+        ("priority", priority_word(allocation.priority)),
+        ("core burst", "on" if allocation.core_burst else "off"),
+    ]
 
 
 def _keep_early(state: ArbiterState, event: ClientReported, now_ns: int, policy: Policy) -> None:

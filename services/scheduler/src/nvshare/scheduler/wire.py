@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nvshare.bus.compute import DEFAULT_WEIGHT, GREATEST_CORE_PERCENT, GREATEST_WEIGHT
 from nvshare.scheduler.model import (
-    DEFAULT_WEIGHT,
     Allocation,
     ClientState,
     Grant,
@@ -22,7 +22,6 @@ _LONGEST_REASON = 200
 _STATES = {int(state): state for state in ClientState}
 _MODES = {int(mode): mode for mode in Mode}
 _PRIORITIES = {int(priority): priority for priority in Priority}
-_GREATEST_WEIGHT = 1000
 
 
 def report_from(message: client_pb2.Report) -> Report:
@@ -132,8 +131,8 @@ def _allocation_from(allocation: node_pb2.Allocation) -> Allocation:
         name=allocation.name,
         uid=allocation.uid,
         memory_limit_bytes=allocation.memory_limit_bytes,
-        core_limit_percent=min(allocation.core_limit_percent, 100),
-        weight=min(allocation.weight or DEFAULT_WEIGHT, _GREATEST_WEIGHT),
+        core_limit_percent=min(allocation.core_limit_percent, GREATEST_CORE_PERCENT),
+        weight=min(allocation.weight or DEFAULT_WEIGHT, GREATEST_WEIGHT),
         priority=_PRIORITIES.get(int(allocation.priority), Priority.NORMAL),
         core_burst=allocation.core_burst,
     )
