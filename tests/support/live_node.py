@@ -30,6 +30,11 @@ import dataclasses, json
 from nvshare.emulator.account import totals
 print(json.dumps(dataclasses.asdict(totals())))
 """
+LOOK_AT_BUSY = """
+import json
+from nvshare.emulator.account import accounts
+print(json.dumps({account.pid: account.busy_ns for account in accounts()}))
+"""
 NVSHARE = (sys.executable, "-m", "nvshare.cli")
 
 
@@ -208,10 +213,18 @@ class Node:
 
     def card(self) -> dict[str, Any]:
         """What the first emulated card itself says of its memory and its engines (nvshare.emulator.account)."""
+        return self._look(LOOK_AT_CARD)
+
+    def busy_ns(self) -> dict[int, int]:
+        """What the first emulated card itself says of the time that each process had of it, by pid."""
+        return {int(pid): busy_ns for pid, busy_ns in self._look(LOOK_AT_BUSY).items()}
+
+    def _look(self, program: str) -> dict[str, Any]:
+        """What a program says that looks at the account of the node's emulated cards."""
         folder = NodeDirectory(self.directory).read_description()["emulator_dir"]
         # In a process of its own: the account's folder is that of the environment at the first look.
         done = subprocess.run(
-            [sys.executable, "-c", LOOK_AT_CARD],
+            [sys.executable, "-c", program],
             env={**os.environ, "NVSHARE_EMULATOR_DIR": str(folder)},
             capture_output=True,
             text=True,

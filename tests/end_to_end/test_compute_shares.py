@@ -1,0 +1,85 @@
+"""B12, B13: who gets how much of a card's time, by the emulated card's own account."""
+
+from statistics import median
+
+import pytest
+
+from live_node import MakeNode, Node, Puppet, wait_until
+
+pytestmark = pytest.mark.alone
+
+ALL_THE_TIME = "launch 25000000 100000"  # kernels so long that a launching thread which gets no core misses no turn
+BURST_NS = 2_200_000
+
+
+def wait_for_slices(node: Node, **slices_us: int) -> None:
+    """Wait until the clients with these names say that they have these slices."""
+
+    def are_set() -> bool:
+        clients = node.clients()
+        return all(clients.get(name, {}).get("timeslice_us") == slice_us for name, slice_us in slices_us.items())
+
+    wait_until(are_set, 10, f"slices of {slices_us}")
+
+
+def shares_of(node: Node, *puppets: Puppet, seconds: float = 2.0) -> list[float]:
+    """What each had of the time that all of them had together, in the next `seconds` of it."""
+
+    def busy_after(least_ns: int) -> list[int] | None:
+        by_pid = node.busy_ns()
+        busy = [by_pid[puppet.pid] for puppet in puppets]
+        return busy if sum(busy) >= least_ns else None
+
+    before = wait_until(lambda: busy_after(0), 1, "the card's account")
+    after = wait_until(lambda: busy_after(sum(before) + round(seconds * 1e9)), 5 * seconds, "time on the card")
+    return [(end - start) / (sum(after) - sum(before)) for start, end in zip(before, after, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("weight", "light_us", "heavy_us"),
+    [pytest.param(200, 13_333, 26_667, marks=pytest.mark.heavy), (400, 8_000, 32_000)],
+)
+def test_b13_two_that_keep_the_card_busy_share_it_by_weight(
+    weight: int, light_us: int, heavy_us: int, make_node: MakeNode
+) -> None:
+    node = make_node("--emulate", "1")
+    light, heavy = node.puppet("light"), node.puppet("heavy", options=["--weight", str(weight)])
+    for puppet in (light, heavy):
+        puppet.start(ALL_THE_TIME)
+    wait_for_slices(node, light=light_us, heavy=heavy_us)
+    assert shares_of(node, light, heavy)[0] == pytest.approx(100 / (100 + weight), abs=0.03)
+    for puppet in (light, heavy):
+        puppet.kill()
+
+
+def test_b12_best_effort_is_paused_while_a_critical_one_is_busy_and_back_at_once(make_node: MakeNode) -> None:
+    node = make_node("--emulate", "1")
+    critical = node.puppet("critical", options=["--priority", "latency-critical"])
+    background = node.puppet("background", options=["--priority", "best-effort"])
+    critical.do("launch 1000")
+    background.start(ALL_THE_TIME)
+    wait_for_slices(node, critical=20_000, background=1)
+    assert shares_of(node, critical, background, seconds=0.5)[1] > 0.99, "a critical one that rests takes nothing"
+    critical.start("launch 2000000 1500")
+    wait_until(lambda: shares_of(node, critical, background, seconds=0.1)[0] > 0.5, 2, "the critical one runs")
+    assert shares_of(node, critical, background, seconds=1.0)[0] > 0.97
+    assert critical.answer()["error"] is None
+    critical.do("sync")
+    assert shares_of(node, critical, background, seconds=0.2)[1] > 0.97
+    background.kill()
+
+
+@pytest.mark.heavy
+def test_b12_a_burst_of_a_critical_one_does_not_wait_for_best_effort(make_node: MakeNode) -> None:
+    node = make_node("--emulate", "1")
+    critical = node.puppet("critical", options=["--priority", "latency-critical"])
+    background = node.puppet("background", options=["--priority", "best-effort"])
+    critical.do("launch 1000")
+    background.start(ALL_THE_TIME)
+    wait_for_slices(node, critical=20_000, background=1)
+    bursts_ms = []
+    for _ in range(50):
+        started_ns = critical.do(f"launch {BURST_NS}")["started_ns"]
+        bursts_ms.append((critical.do("sync")["ended_ns"] - started_ns) / 1e6)
+    assert median(bursts_ms) < BURST_NS / 1e6 + 2.0, "not even one of the driver's own slices of its neighbour"
+    background.kill()
