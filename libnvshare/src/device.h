@@ -90,6 +90,7 @@ struct nvs_device {
     uint64_t drain_ns;
     uint64_t launches_seen; // at the last look for demand
     uint64_t active_ns;     // when work was last seen, launched or in flight
+    uint32_t busy_permille; // of the last span
     uint64_t busy_reported_ns;
     uint64_t longest_reported_ns;
     uint64_t reported_ns;

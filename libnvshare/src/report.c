@@ -18,14 +18,15 @@ static void nvs_report_busy(struct nvs_device *device, nvs_report *report) {
     uint64_t now_ns = nvs_clock_ns();
     uint64_t busy_ns = atomic_load_explicit(&device->busy_ns, memory_order_relaxed);
     uint64_t elapsed_ns = now_ns - device->reported_ns;
-    uint64_t permille = elapsed_ns == 0 ? 0 : (busy_ns - device->busy_reported_ns) * 1000 / elapsed_ns;
     if (elapsed_ns > NVS_REPORT_SPAN_NS) {
+        uint64_t permille = (busy_ns - device->busy_reported_ns) * 1000 / elapsed_ns;
+        device->busy_permille = permille > 1000 ? 1000 : (uint32_t)permille;
         device->busy_reported_ns = busy_ns;
         device->longest_reported_ns = atomic_exchange_explicit(&device->longest_ns, 0, memory_order_relaxed);
         device->reported_ns = now_ns;
     }
     uint64_t longest_ns = atomic_load_explicit(&device->longest_ns, memory_order_relaxed);
-    report->busy_permille = permille > 1000 ? 1000 : (uint32_t)permille;
+    report->busy_permille = device->busy_permille;
     report->busy_us = busy_ns / 1000;
     report->longest_work_us =
         (uint32_t)((longest_ns > device->longest_reported_ns ? longest_ns : device->longest_reported_ns) / 1000);

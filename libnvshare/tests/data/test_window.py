@@ -216,3 +216,18 @@ def test_launches_keep_to_their_slots(relay: ScriptedRelay, run: Run) -> None:
     # The time between the slots is nobody's work.
     assert client.reports[-1].busy_us < 600_000
     program.end()
+
+
+def test_reports_that_follow_each_other_closely_say_the_same_busy_share(relay: ScriptedRelay, run: Run) -> None:
+    """No kernel of 25 ms ends between two of them: that says nothing of the share."""
+    program = run("Gpu().spin_for(25 * MS, 4)")
+    client = relay.client_with_plan()
+    client.report_where(lambda report: report.busy_permille > 800)
+
+    def share_under(window_us: int) -> int:
+        epoch = client.grant(window_us=window_us)
+        return int(client.report_where(lambda report: report.epoch == epoch).busy_permille)
+
+    shares = [share_under(4000 + number) for number in range(4)]
+    assert min(shares) > 800
+    program.end()
