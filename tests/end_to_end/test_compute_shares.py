@@ -60,7 +60,7 @@ def test_b12_best_effort_is_paused_while_a_critical_one_is_busy_and_back_at_once
     background.start(ALL_THE_TIME)
     wait_for_slices(node, critical=20_000, background=1)
     assert shares_of(node, critical, background, seconds=0.5)[1] > 0.99, "a critical one that rests takes nothing"
-    critical.start("launch 2000000 1500")
+    critical.start("launch 25000000 120")
     wait_until(lambda: shares_of(node, critical, background, seconds=0.1)[0] > 0.5, 2, "the critical one runs")
     assert shares_of(node, critical, background, seconds=1.0)[0] > 0.97
     assert critical.answer()["error"] is None
