@@ -5,7 +5,6 @@
 #include "library.h"
 #include "log.h"
 #include "managed.h"
-#include "plan.h"
 #include "residency.h"
 #include "settings.h"
 #include "swap.h"
@@ -60,6 +59,8 @@ static void nvs_device_reset(struct nvs_device *device) {
     device->kept_since_ns = 0;
     device->memory_here = true;
     device->drain_classes = 0;
+    device->budget = (struct nvs_budget){0};
+    atomic_store(&device->busy_limit_ns, UINT64_MAX);
     atomic_store(&device->accessed_by, 0);
     device->launches_seen = device->active_ns = device->drain_ns = device->drain_started_ns = 0;
 }

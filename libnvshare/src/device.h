@@ -9,6 +9,7 @@
 #ifndef NVS_DEVICE_H
 #define NVS_DEVICE_H
 
+#include "budget.h"
 #include "clock.h"
 #include "driver.h"
 #include "memory.h"
@@ -47,6 +48,7 @@ struct nvs_device {
     _Atomic(struct nvs_stream *) streams;
     _Atomic(CUcontext) primary_context; // as last retained; NULL: never
     _Atomic uint64_t busy_ns;           // time in which its work ran, summed over marks
+    _Atomic uint64_t busy_limit_ns;     // what of busy_ns its budget allows; UINT64_MAX: no cap. By the control thread
     _Atomic uint64_t longest_ns;        // longest time for one mark since the last report
     _Atomic uint32_t accessed_by;       // bit d: device d may access this one's memory
 
@@ -88,9 +90,11 @@ struct nvs_device {
     bool kept_told;              // which was told
     uint64_t drain_started_ns;
     uint64_t drain_ns;
-    uint64_t launches_seen; // at the last look for demand
-    uint64_t active_ns;     // when work was last seen, launched or in flight
-    uint32_t busy_permille; // of the last span
+    struct nvs_budget budget;
+    uint64_t busy_billed_ns; // of busy_ns: what the budget has paid for
+    uint64_t launches_seen;  // at the last look for demand
+    uint64_t active_ns;      // when work was last seen, launched or in flight
+    uint32_t busy_permille;  // of the last span
     uint64_t busy_reported_ns;
     uint64_t longest_reported_ns;
     uint64_t reported_ns;

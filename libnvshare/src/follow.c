@@ -9,7 +9,6 @@
 #include "host_reserve.h"
 #include "library.h"
 #include "log.h"
-#include "plan.h"
 #include "residency.h"
 #include "settings.h"
 #include "slice.h"
@@ -27,6 +26,9 @@
 // How often freed memory is looked at that must not be waited for.
 #define NVS_SWEEP_LOOK_NS UINT64_C(10000000)
 
+// How often a budget is looked at that is nearly used up.
+#define NVS_BUDGET_LOOK_NS UINT64_C(500000)
+
 // A client that launched nothing for so long, with nothing in flight, has no demand: at once if another one waits for
 // it.
 #define NVS_IDLE_NS UINT64_C(20000000)
@@ -42,15 +44,13 @@ static bool nvs_contested(const struct nvs_device *device) {
            device->grant.window_us < NVS_WINDOW_US;
 }
 
-// Opens or closes the gate for these classes. Caller holds the lock. True: it closed for one that was open.
-static bool nvs_gate_set(struct nvs_device *device, uint32_t closed) {
+// Opens or closes the gate for these classes. Caller holds the lock.
+static void nvs_gate_set(struct nvs_device *device, uint32_t closed) {
     uint32_t before = atomic_exchange_explicit(&device->closed, closed, memory_order_acq_rel);
-    bool closes = (closed & ~before) != 0;
-    if (closes)
+    if ((closed & ~before) != 0)
         nvs_thread_barrier();
     if ((before & ~closed) != 0)
         pthread_cond_broadcast(&device->changed);
-    return closes;
 }
 
 uint64_t nvs_device_launches(struct nvs_device *device) {
@@ -222,6 +222,41 @@ static bool nvs_memory_rest(struct nvs_device *device) {
     return true;
 }
 
+// ---- Caps
+
+// Pays for the work that has ended, and tells the launching threads what is left. True: enough for a launch. Sets when
+// to look again.
+static bool nvs_budget_look(struct nvs_device *device, uint64_t now_ns, uint64_t *until_ns) {
+    static const nvs_grant uncapped = {0};
+    struct nvs_budget *budget = &device->budget;
+    nvs_budget_plan(budget, device->unmanaged ? &uncapped : &device->grant, now_ns);
+    bool capped = budget->period_ns != 0;
+    bool settled = capped && nvs_drain_settle(device);
+    uint64_t busy_ns = atomic_load_explicit(&device->busy_ns, memory_order_relaxed);
+    nvs_budget_bill(budget, busy_ns - device->busy_billed_ns, settled, now_ns);
+    nvs_budget_refill(budget, now_ns);
+    device->busy_billed_ns = busy_ns;
+    uint64_t left_ns = budget->left_ns > 0 ? (uint64_t)budget->left_ns : 0;
+    atomic_store_explicit(&device->busy_limit_ns, capped ? busy_ns + left_ns : UINT64_MAX, memory_order_relaxed);
+    *until_ns = NVS_CONTROL_NEVER_NS;
+    if (!capped)
+        return true;
+    int64_t estimate_ns = atomic_load_explicit(&device->in_flight_ns, memory_order_relaxed);
+    uint64_t in_flight_ns = settled || estimate_ns < 0 ? 0 : (uint64_t)estimate_ns;
+    uint64_t window_ns = atomic_load_explicit(&device->window_us, memory_order_relaxed) * UINT64_C(1000);
+    bool open = left_ns > in_flight_ns;
+    // Used up at the soonest when a window more of work is in flight; not yet, when what is in flight took less.
+    uint64_t look_ns = open ? left_ns - in_flight_ns : in_flight_ns / 2;
+    if (open)
+        look_ns = look_ns > window_ns ? look_ns - window_ns : 0;
+    if (settled && left_ns >= budget->length_ns)
+        return true; // until it launches something there is nothing to pay and nothing to give
+    *until_ns = budget->credited_to_ns;
+    if (left_ns > 0)
+        *until_ns = nvs_sooner(*until_ns, now_ns + (look_ns > NVS_BUDGET_LOOK_NS ? look_ns : NVS_BUDGET_LOOK_NS));
+    return open;
+}
+
 // ---- One look at a device
 
 // The plan keeps these classes from passing: drains them, then lets the memory move.
@@ -246,15 +281,14 @@ static uint64_t nvs_device_tick(struct nvs_device *device, uint64_t now_ns) {
         pthread_mutex_unlock(&device->lock);
         return nvs_without_relay(device, now_ns);
     }
-    struct nvs_slot_answer slot = {true, NVS_PLAN_NEVER_NS};
-    if (!device->unmanaged)
-        slot = nvs_plan_at(&device->grant, now_ns);
+    uint64_t budget_until_ns;
+    bool affords = nvs_budget_look(device, now_ns, &budget_until_ns);
     bool here = nvs_memory_here(device);
     uint32_t held = here ? 0 : NVS_LAUNCH | NVS_COPY;
     if (!device->unmanaged && !device->grant.may_launch)
         held |= NVS_LAUNCH;
     pthread_mutex_lock(&device->lock);
-    bool closed = nvs_gate_set(device, held | (slot.open ? 0 : NVS_LAUNCH));
+    nvs_gate_set(device, held | (affords ? 0 : NVS_LAUNCH));
     pthread_mutex_unlock(&device->lock);
     // One that was revoked would never drain at a short slice beside a busy neighbour.
     nvs_slice_follow(device, device->unmanaged || held != 0 ? 0 : device->grant.timeslice_us);
@@ -262,9 +296,7 @@ static uint64_t nvs_device_tick(struct nvs_device *device, uint64_t now_ns) {
     if (held != 0)
         return nvs_device_held(device, now_ns);
     nvs_memory_not_kept(device);
-    if (closed)
-        (void)nvs_drain_settle(device); // marks the end of the slot's work
-    return nvs_sooner(slot.until_ns, nvs_look(device, now_ns));
+    return nvs_sooner(budget_until_ns, nvs_look(device, now_ns));
 }
 
 static uint64_t nvs_tick(uint64_t now_ns) {
