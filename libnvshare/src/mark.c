@@ -77,6 +77,8 @@ static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *m
            !atomic_compare_exchange_weak_explicit(&stream->device->longest_ns, &longest, elapsed_ns,
                                                   memory_order_relaxed, memory_order_relaxed)) {
     }
+    if (mark->blurred || stream->before_blurred)
+        return; // the time is right, the number of calls is not: by it the next ones might seem to take no time at all
     stream->latest_ns = elapsed_ns / mark->launches;
     stream->estimates_ns[stream->estimated++ % NVS_ESTIMATES] = stream->latest_ns;
     if (stream->estimated >= 2 * NVS_ESTIMATES)
@@ -101,6 +103,7 @@ bool nvs_stream_retire(struct nvs_stream *stream) {
         }
         nvs_stream_learn(stream, mark);
         nvs_event_give(stream, stream->before);
+        stream->before_blurred = mark->blurred;
         stream->before = nvs_mark_pop(stream);
     }
     return true;
@@ -139,7 +142,7 @@ bool nvs_stream_mark(struct nvs_stream *stream) {
         return true;
     }
     uint64_t estimate_ns = launches * stream->latest_ns;
-    stream->marks[(stream->first + stream->count) % NVS_MARKS] = (struct nvs_mark){event, launches, estimate_ns};
+    stream->marks[(stream->first + stream->count) % NVS_MARKS] = (struct nvs_mark){event, launches, estimate_ns, false};
     stream->count++;
     stream->marked = launched;
     atomic_fetch_add_explicit(&stream->device->in_flight_ns, (int64_t)estimate_ns, memory_order_relaxed);

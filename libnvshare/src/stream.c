@@ -161,6 +161,17 @@ uint64_t nvs_stream_point(struct nvs_stream *stream) {
     return calls;
 }
 
+// Marks what is not marked yet, for another thread than the one that launches. A call that this one has just put on the
+// stream may not be counted yet.
+static void nvs_stream_mark_beside(struct nvs_stream *stream) {
+    uint64_t marked = stream->marked;
+    (void)nvs_stream_mark(stream);
+    uint32_t calls = NVS_LAUNCH_CALL(stream->device->ordinal) | NVS_COPY_CALL(stream->device->ordinal);
+    if (stream->marked != marked && stream->count > 0 &&
+        (nvs_thread_in_call(calls) || nvs_stream_launched(stream) != stream->marked))
+        stream->marks[(stream->first + stream->count - 1) % NVS_MARKS].blurred = true;
+}
+
 uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     uint64_t completed = atomic_load_explicit(&stream->completed, memory_order_acquire);
     if (completed == nvs_stream_launched(stream) || pthread_mutex_trylock(&stream->lock) != 0)
@@ -173,7 +184,7 @@ uint64_t nvs_stream_settle(struct nvs_stream *stream) {
         // not come on, and its queue blocks who fills it.
         if (stream->owner == NULL && stream->count < NVS_MARKS &&
             atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any())
-            nvs_stream_mark(stream);
+            nvs_stream_mark_beside(stream);
         (void)nvs_stream_retire(stream);
         if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
             nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed on the control thread");

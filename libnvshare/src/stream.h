@@ -25,6 +25,7 @@ struct nvs_mark {
     CUevent event;
     uint64_t launches; // that it closes
     uint64_t estimate_ns;
+    bool blurred; // may stand behind a call that it does not count: one was being made
 };
 
 struct nvs_stream {
@@ -60,6 +61,7 @@ struct nvs_stream {
     struct nvs_mark marks[NVS_MARKS];
     unsigned first, count;
     CUevent before; // the last mark that has completed, or the start of this stretch; NULL: unknown
+    bool before_blurred;
     CUevent spare[NVS_MARKS + 2];
     unsigned spares;
     uint64_t estimates_ns[NVS_ESTIMATES]; // of one call, by the last marks

@@ -83,6 +83,7 @@ void nvs_stream_start(struct nvs_stream *stream) {
         if (stream->count == 0) {
             CUevent event = stream->before != NULL ? stream->before : nvs_event_take(stream);
             stream->before = event;
+            stream->before_blurred = false;
             if (event != NULL && nvs_capture_record(event, stream->handle) != CUDA_SUCCESS) {
                 stream->before = NULL;
                 nvs_event_give(stream, event);

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report, Ruling
+from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report, Ruling, Slot
 
 _MOST_PROMISES = 16
 _MAY_RUN = (Ruling.NONE, Ruling.IN)
@@ -75,6 +75,7 @@ class Client:
     may_launch: bool = False  # decided
     keeps_busy: bool = False  # its work keeps the card busy
     timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
+    slot: Slot | None = None  # decided: its turn in each period; None: it has no core limit
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
     beyond_ns: int | None = None  # since when its wish is beyond its limit

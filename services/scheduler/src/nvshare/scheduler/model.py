@@ -128,6 +128,14 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """A client's turn: from `start_us` after each multiple of the period of CLOCK_MONOTONIC on."""
+
+    start_us: int
+    length_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """What one client may do, as in `nvshare.v1.Grant`. (generation, epoch, sequence) only grows."""
 
@@ -144,6 +152,8 @@ class Grant:
     pool_bytes: int = 0
     limited_by: Limit = Limit.UNSPECIFIED
     timeslice_us: int = 0
+    slot: Slot | None = None
+    period_us: int = 0
 
     @property
     def ceiling_bytes(self) -> int:

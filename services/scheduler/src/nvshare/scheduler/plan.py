@@ -21,6 +21,7 @@ from nvshare.scheduler.quantum import automatic_quantum_ns, swap_time_ns
 from nvshare.scheduler.residency import Dead, Residency, decide_residency
 from nvshare.scheduler.room import Room
 from nvshare.scheduler.slices import decide_slices
+from nvshare.scheduler.slots import decide_slots
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.turns import run_together, take_turns
 
@@ -51,13 +52,14 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
     else:
         run_together(state.turns, clients)
     decide_slices(clients, state.allocations, state.mode, now_ns, policy)
+    state.wake_at(decide_slots(clients, state.allocations, state.mode, now_ns, policy))
     demands = _last_demands(clients, now_ns, policy)
     pools_bytes = pool_sizes_bytes(clients, capacity_bytes, policy)
     grants: list[Command] = []
     for client in clients:
         if client.reachable:
             window_us = _window_us(state, client, demands, now_ns, policy)
-            grant = _next_grant(state, client, bounds[client.key], window_us, pools_bytes[client.key])
+            grant = _next_grant(state, client, bounds[client.key], window_us, pools_bytes[client.key], policy)
             if grant is not None:
                 client.sent(grant, now_ns)
                 state.latest_epoch = max(state.latest_epoch, grant.epoch)
@@ -247,9 +249,12 @@ def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> lis
 def _window_us(
     state: ArbiterState, client: Client, demands: Sequence[tuple[int, Client]], now_ns: int, policy: Policy
 ) -> int:
-    """How much work the client may have in flight: little when another wants the GPU, or did lately."""
+    """How much work the client may have in flight: little when another wants the GPU, or did lately, or when it would
+    outlast the client's slot."""
     if state.mode == Mode.OFF:
         return 0
+    if client.slot is not None:
+        return policy.window_contested_us
     latest_ns = next((time_ns for time_ns, other in demands if other is not client), None)
     if latest_ns is None or now_ns - latest_ns >= policy.contested_ns:
         return policy.window_alone_us
@@ -269,7 +274,9 @@ def _wait(state: ArbiterState, client: Client) -> Wait:
     return Wait.TURN if client.can_run else Wait.MEMORY
 
 
-def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: int, pool_bytes: int) -> Grant | None:
+def _next_grant(
+    state: ArbiterState, client: Client, bound: Bound, window_us: int, pool_bytes: int, policy: Policy
+) -> Grant | None:
     """The client's new grant. None: the one that it was sent last says the same."""
     last = client.granted
     wait = _wait(state, client)
@@ -287,6 +294,7 @@ def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: in
         and last.pool_bytes == pool_bytes
         and last.limited_by == limited_by
         and last.timeslice_us == client.timeslice_us
+        and last.slot == client.slot
     ):
         return None
     # Only the sum of the two limits the client, so growing within the headroom changes no grant.
@@ -306,4 +314,6 @@ def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: in
         pool_bytes=pool_bytes,
         limited_by=limited_by,
         timeslice_us=client.timeslice_us,
+        slot=client.slot,
+        period_us=policy.period_us if client.slot else 0,
     )

@@ -127,6 +127,9 @@ class Policy:
     window_alone_us: int = 20_000
     window_contested_us: int = 4_000
 
+    period_us: int = 100_000
+    """How often a client with a core limit has its slot: nobody waits longer for it (requirement B8)."""
+
     busy_slice_us: int = 20_000
     """The mean hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""
 

@@ -102,6 +102,9 @@ def grant_to(grant: Grant, gpu: str, client: str, build: str, protocol: int) -> 
         pool_bytes=grant.pool_bytes,
         limited_by=client_pb2.Limit.Name(grant.limited_by),
         timeslice_us=grant.timeslice_us,
+        slot_start_us=grant.slot.start_us if grant.slot else 0,
+        slot_length_us=grant.slot.length_us if grant.slot else 0,
+        period_us=grant.period_us,
     )
 
 
