@@ -34,6 +34,7 @@ static atomic_uint life = LIFE_NONE;
 static _Atomic int wake_descriptor = -1;
 static atomic_bool awake;
 static _Atomic uint64_t due;
+static atomic_bool look_due; // the same without a report
 
 // What the control thread tells the others.
 static atomic_bool connected;
@@ -70,7 +71,7 @@ static void sleep_until(uint64_t until_ns) {
     struct pollfd sources[] = {nvs_session_poll(&session), {.fd = atomic_load(&wake_descriptor), .events = POLLIN}};
     atomic_store(&awake, false);
     uint64_t now_ns = nvs_clock_ns();
-    bool at_once = until_ns <= now_ns || atomic_load(&due) != 0 || atomic_load(&life) != LIFE_RUNS;
+    bool at_once = until_ns <= now_ns || atomic_load(&due) != 0 || atomic_load(&look_due) || atomic_load(&life) != LIFE_RUNS;
     uint64_t pause_ns = at_once ? 0 : until_ns - now_ns;
     struct timespec pause = {.tv_sec = (time_t)(pause_ns / NVS_NS_PER_SECOND),
                              .tv_nsec = (long)(pause_ns % NVS_NS_PER_SECOND)};
@@ -114,6 +115,7 @@ static void *run(void *unused) {
     uint64_t until_ns = 0;
     while (atomic_load(&life) == LIFE_RUNS) {
         sleep_until(until_ns);
+        atomic_store(&look_due, false);
         // Taken before the tick: who pokes during it is heard in the next round, by a tick of its own.
         nvs_session_mark_due(&session, atomic_exchange(&due, 0));
         nvs_session_receive(&session, nvs_clock_ns());
@@ -173,6 +175,11 @@ void nvs_control_poke(size_t device) {
     wake();
 }
 
+void nvs_control_wake(void) {
+    atomic_store(&look_due, true);
+    wake();
+}
+
 bool nvs_control_connected(void) {
     return atomic_load(&connected);
 }
@@ -215,6 +222,7 @@ void nvs_control_atfork_child(void) {
     if (descriptor >= 0)
         close(descriptor);
     atomic_store(&due, 0);
+    atomic_store(&look_due, false);
     atomic_store(&connected, false);
     atomic_store(&disconnected_since_ns, 0);
     atomic_store(&life, LIFE_NONE);

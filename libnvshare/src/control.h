@@ -53,6 +53,9 @@ int nvs_control_start(const struct nvs_control_hooks *hooks);
 // and in signal handlers, never blocks, does nothing before the start.
 void nvs_control_poke(size_t device);
 
+// Work begins: the thread looks at the devices, and reports only what it finds changed. As safe as a poke.
+void nvs_control_wake(void);
+
 // True while the relay's connection stands and has answered.
 bool nvs_control_connected(void);
 

@@ -26,7 +26,8 @@
 // How often freed memory is looked at that must not be waited for.
 #define NVS_SWEEP_LOOK_NS UINT64_C(10000000)
 
-// How often a budget is looked at that is nearly used up.
+// How often a budget is looked at that is nearly used up, and whether the work has ended: what is launched later begins a
+// stretch of its own, so that the time between is not paid for.
 #define NVS_BUDGET_LOOK_NS UINT64_C(500000)
 
 // A client that launched nothing for so long, with nothing in flight, has no demand: at once if another one waits for
@@ -245,14 +246,16 @@ static bool nvs_budget_look(struct nvs_device *device, uint64_t now_ns, uint64_t
     uint64_t in_flight_ns = settled || estimate_ns < 0 ? 0 : (uint64_t)estimate_ns;
     uint64_t window_ns = atomic_load_explicit(&device->window_us, memory_order_relaxed) * UINT64_C(1000);
     bool open = left_ns > in_flight_ns;
-    // Used up at the soonest when a window more of work is in flight; not yet, when what is in flight took less.
-    uint64_t look_ns = open ? left_ns - in_flight_ns : in_flight_ns / 2;
-    if (open)
-        look_ns = look_ns > window_ns ? look_ns - window_ns : 0;
+    // What is in flight may end, and another window of work may use the budget up, so much later at the soonest.
+    uint64_t look_ns = in_flight_ns;
+    if (open && left_ns - in_flight_ns < window_ns)
+        look_ns = 0;
+    if (settled)
+        nvs_drain_set_idle(device);
     if (settled && left_ns >= budget->length_ns)
         return true; // until it launches something there is nothing to pay and nothing to give
     *until_ns = budget->credited_to_ns;
-    if (left_ns > 0)
+    if (left_ns > 0 && !settled)
         *until_ns = nvs_sooner(*until_ns, now_ns + (look_ns > NVS_BUDGET_LOOK_NS ? look_ns : NVS_BUDGET_LOOK_NS));
     return open;
 }

@@ -80,7 +80,7 @@ void nvs_stream_start(struct nvs_stream *stream) {
     if (atomic_load_explicit(&stream->idle, memory_order_relaxed)) {
         atomic_store_explicit(&stream->idle, false, memory_order_relaxed);
         (void)nvs_stream_retire(stream);
-        if (stream->count == 0) {
+        if (stream->count == 0 && nvs_stream_launched(stream) == stream->marked) {
             CUevent event = stream->before != NULL ? stream->before : nvs_event_take(stream);
             stream->before = event;
             stream->before_blurred = false;
@@ -92,7 +92,7 @@ void nvs_stream_start(struct nvs_stream *stream) {
     }
     pthread_mutex_unlock(&stream->lock);
     nvs_capture_restore(mode);
-    nvs_control_poke((size_t)stream->device->ordinal);
+    nvs_control_wake();
 }
 
 void nvs_stream_due(struct nvs_stream *stream) {
