@@ -71,7 +71,8 @@ static void sleep_until(uint64_t until_ns) {
     struct pollfd sources[] = {nvs_session_poll(&session), {.fd = atomic_load(&wake_descriptor), .events = POLLIN}};
     atomic_store(&awake, false);
     uint64_t now_ns = nvs_clock_ns();
-    bool at_once = until_ns <= now_ns || atomic_load(&due) != 0 || atomic_load(&look_due) || atomic_load(&life) != LIFE_RUNS;
+    bool at_once =
+        until_ns <= now_ns || atomic_load(&due) != 0 || atomic_load(&look_due) || atomic_load(&life) != LIFE_RUNS;
     uint64_t pause_ns = at_once ? 0 : until_ns - now_ns;
     struct timespec pause = {.tv_sec = (time_t)(pause_ns / NVS_NS_PER_SECOND),
                              .tv_nsec = (long)(pause_ns % NVS_NS_PER_SECOND)};

@@ -26,8 +26,8 @@
 // How often freed memory is looked at that must not be waited for.
 #define NVS_SWEEP_LOOK_NS UINT64_C(10000000)
 
-// How often a budget is looked at that is nearly used up, and whether the work has ended: what is launched later begins a
-// stretch of its own, so that the time between is not paid for.
+// How often a budget is looked at that is nearly used up, and whether the work has ended: what is launched later begins
+// a stretch of its own, so that the time between is not paid for.
 #define NVS_BUDGET_LOOK_NS UINT64_C(500000)
 
 // A client that launched nothing for so long, with nothing in flight, has no demand: at once if another one waits for

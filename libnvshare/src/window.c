@@ -74,12 +74,22 @@ static void nvs_stream_pause(long *pause_ns) {
     *pause_ns = 2 * *pause_ns < NVS_LOOK_LONGEST_NS ? 2 * *pause_ns : NVS_LOOK_LONGEST_NS;
 }
 
+// What comes after a pause may be longer than what was before it, by more than the budget has.
+static void nvs_stream_unlearn(struct nvs_stream *stream) {
+    stream->batch = 1;
+    stream->estimated = 0;
+    stream->latest_ns = 0;
+    atomic_store_explicit(&stream->next_mark, nvs_stream_launched(stream) + 1, memory_order_relaxed);
+}
+
 void nvs_stream_start(struct nvs_stream *stream) {
     CUstreamCaptureMode mode = nvs_capture_relax();
     pthread_mutex_lock(&stream->lock);
     if (atomic_load_explicit(&stream->idle, memory_order_relaxed)) {
         atomic_store_explicit(&stream->idle, false, memory_order_relaxed);
         (void)nvs_stream_retire(stream);
+        if (atomic_load_explicit(&stream->device->busy_limit_ns, memory_order_relaxed) != UINT64_MAX)
+            nvs_stream_unlearn(stream);
         if (stream->count == 0 && nvs_stream_launched(stream) == stream->marked) {
             CUevent event = stream->before != NULL ? stream->before : nvs_event_take(stream);
             stream->before = event;

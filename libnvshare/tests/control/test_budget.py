@@ -178,9 +178,7 @@ def test_b6_the_error_is_never_more_than_one_kernel_and_one_slot(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(caps=st.lists(st.tuples(st.integers(1, 99), st.integers(0, 99), st.integers(10, 900)), min_size=2, max_size=12))
-def test_b9_after_any_changes_the_share_is_that_of_the_caps(
-    budget: Budget, caps: list[tuple[int, int, int]]
-) -> None:
+def test_b9_after_any_changes_the_share_is_that_of_the_caps(budget: Budget, caps: list[tuple[int, int, int]]) -> None:
     budget.reset()
     now_ns, busy_ns, due_ns = 0, 0, 0.0
     for cap, start_ms, duration_ms in caps:

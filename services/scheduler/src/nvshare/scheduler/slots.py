@@ -2,9 +2,9 @@
 
 All slots have one period. The ones of a GPU follow each other, so that clients which keep the card busy up to their
 limits do not meet there; limits that come to more than the period together are scaled in proportion (requirement B7).
-A client's library takes the length of its slot as the busy time that it may have in each period (docs/protocol.md), so a
-slot that lies elsewhere delays nobody who stays below its limit. An allocation's limit is that of all its processes
-together: those that want the GPU have equal parts of it.
+A client's library takes the length of its slot as the busy time that it may have in each period (docs/protocol.md): so
+a slot that lies elsewhere delays nobody who stays below its limit. An allocation's limit is that of all its processes
+together; those that want the GPU have equal parts of it.
 """
 
 from __future__ import annotations
