@@ -53,7 +53,7 @@ Memory = Annotated[
 ]
 Cores = Annotated[
     str | None,
-    typer.Option(metavar="PERCENT", help="Most of each GPU's time, 1 to 100, or none. Not enforced yet."),
+    typer.Option(metavar="PERCENT", help="Most of each GPU's time, 1 to 100; none: no limit."),
 ]
 Weight = Annotated[
     str | None, typer.Option(metavar="W", help="Share where all want the GPU, 1 to 1000. Default of a program: 100.")
@@ -215,6 +215,7 @@ def run(
 
     - `nvshare run -- python train.py`
     - `nvshare run --gpu 0,1 --memory 8Gi --name training -- python train.py`
+    - `nvshare run --cores 30 -- python serve.py`: 30 % of the GPU's time; with `--burst` more if nobody else wants it.
     - `nvshare run --weight 200 -- python train.py`: twice the share of others that keep the GPU busy, too.
     - `nvshare run --priority best-effort -- python batch.py`: what the others leave.
     - `nvshare run --host-memory own -- python train.py`: its memory counts as its own, also while it is off the GPU.
