@@ -52,6 +52,22 @@ def test_b13_two_that_keep_the_card_busy_share_it_by_weight(
         puppet.kill()
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize(("cores", "share", "error"), [(30, 0.3, 0.03), (60, 0.5, 0.05)])
+def test_b5_a_core_limit_is_no_less_beside_one_without(
+    cores: int, share: float, error: float, make_node: MakeNode
+) -> None:
+    """Who has a limit gets it, or its half of the card where that is less."""
+    node = make_node("--emulate", "1")
+    limited, free = node.puppet("limited", options=["--cores", str(cores)]), node.puppet("free")
+    for puppet in (limited, free):
+        puppet.start("launch 5000000 100000")
+    wait_until(lambda: node.clients().get("limited", {}).get("timeslice_us", 0) > 20_000, 10, "the limited one's slice")
+    assert shares_of(node, limited, free)[0] == pytest.approx(share, abs=error)
+    for puppet in (limited, free):
+        puppet.kill()
+
+
 def test_b12_best_effort_is_paused_while_a_critical_one_is_busy_and_back_at_once(make_node: MakeNode) -> None:
     node = make_node("--emulate", "1")
     critical = node.puppet("critical", options=["--priority", "latency-critical"])

@@ -132,6 +132,32 @@ def test_b8_nobody_waits_longer_for_its_turn_than_the_bound(count: int, make_des
     assert mean_us / (mean_us + desk.policy.switch_us) >= 0.98
 
 
+@pytest.mark.parametrize("percent", [10, 30])
+def test_a_limited_client_beside_a_free_one_has_its_slot_almost_to_itself(percent: int, make_desk: MakeDesk) -> None:
+    """Else it would have half of its slot, and half of its limit."""
+    limited_us, free_us = slices(with_terms(make_desk, {"core_limit_percent": percent}, {}))
+    assert limited_us / (limited_us + free_us) == pytest.approx(Policy().slot_permille / 1000, abs=1e-3)
+
+
+def test_a_limited_client_has_no_more_of_its_slot_than_makes_its_share(make_desk: MakeDesk) -> None:
+    """A limit of 60 % beside one with the same weight and none: half of the card is 50 of its 60 ms."""
+    limited_us, free_us = slices(with_terms(make_desk, {"core_limit_percent": 60}, {}))
+    assert limited_us / (limited_us + free_us) == pytest.approx(50 / 60, abs=1e-3)
+
+
+def test_beside_several_free_clients_their_slices_stay_long(make_desk: MakeDesk) -> None:
+    limited_us, *free_us = slices(with_terms(make_desk, {"core_limit_percent": 30}, {}, {}))
+    assert free_us == [LONG_US, LONG_US]
+    assert limited_us == Policy().slice_wait_us
+
+
+def test_clients_that_are_all_limited_keep_the_driver_s_own_for_their_slots_keep_them_apart(
+    make_desk: MakeDesk,
+) -> None:
+    both: list[dict[str, Any]] = [{"core_limit_percent": 30}, {"core_limit_percent": 60}]
+    assert slices(with_terms(make_desk, *both)) == [0, 0]
+
+
 @pytest.mark.parametrize("first", [CRITICAL, {}])
 def test_the_one_best_effort_client_is_at_the_floor_beside_another_that_wants_the_card(
     first: dict[str, Any], make_desk: MakeDesk

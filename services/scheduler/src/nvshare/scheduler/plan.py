@@ -51,8 +51,8 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
             events += _decide_memory(state, clients, bounds, capacity_bytes, holder, now_ns, policy)
     else:
         run_together(state.turns, clients)
-    decide_slices(clients, state.allocations, state.mode, now_ns, policy)
     state.wake_at(decide_slots(clients, state.allocations, state.mode, now_ns, policy))
+    decide_slices(clients, state.allocations, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
     pools_bytes = pool_sizes_bytes(clients, capacity_bytes, policy)
     grants: list[Command] = []

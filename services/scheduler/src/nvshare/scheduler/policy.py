@@ -148,6 +148,9 @@ class Policy:
     slice_wait_each_us: int = 12_000
     """or, of many clients, longer than this for each of the others."""
 
+    slot_permille: int = 975
+    """A client with a core limit leaves the others at least the rest of its slot."""
+
     switch_us: int = 200
     """What a switch between two clients takes (H200)."""
 

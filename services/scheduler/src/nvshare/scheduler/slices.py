@@ -65,7 +65,8 @@ def _side_by_side(sharing: Sequence[Client], terms: Mapping[str, Allocation], po
     if len(sharing) < 2:
         return {}
     critical = [client for client in sharing if terms[client.key].priority == Priority.LATENCY_CRITICAL]
-    if all(client.keeps_busy for client in sharing) and len(critical) in (0, len(sharing)):
+    # Who has a core limit takes no more than that however long its slice is.
+    if all(client.keeps_busy or client.slot for client in sharing) and len(critical) in (0, len(sharing)):
         return _by_weight(sharing, terms, policy.busy_slice_us, policy)
     slices_us = {}
     if len({terms[client.key].weight for client in sharing}) > 1:
@@ -76,17 +77,34 @@ def _side_by_side(sharing: Sequence[Client], terms: Mapping[str, Allocation], po
 def _by_weight(
     sharing: Sequence[Client], terms: Mapping[str, Allocation], mean_us: int, policy: Policy
 ) -> dict[str, int]:
-    """Slices in the ratio of the shares, `mean_us` in the mean, or less where the smallest would wait too long."""
+    """Slices of at least two clients in the ratio of their shares, `mean_us` in the mean, or less where the smallest
+    would wait too long. Who has a core limit runs for its slot's part of the time only, and has its share in that."""
+    shares = _shares(sharing, terms)
+    limited = {c.key: c.slot.length_us / policy.period_us for c in sharing if c.slot is not None}
+    free = [client.key for client in sharing if client.key not in limited]
+    if not free:
+        return {}  # their slots keep them apart
+    inside = {key: min(shares[key] / part, policy.slot_permille / 1000) for key, part in limited.items()}
+    if len(free) == 1:
+        turn_us = 2 * mean_us * (1 - max(inside.values()))
+    else:
+        longest_wait_us = max(policy.slice_wait_us, policy.slice_wait_each_us * (len(free) - 1))
+        least = min(shares[key] for key in free) / sum(shares[key] for key in free)
+        turn_us = min(len(free) * mean_us, (longest_wait_us - len(free) * policy.switch_us) / (1 - least))
+    slices_us = {key: turn_us * shares[key] / sum(shares[key] for key in free) for key in free}
+    for key, part in inside.items():
+        slices_us[key] = min(policy.slice_wait_us, turn_us * part / (1 - part))
+    return {key: max(1, round(slice_us)) for key, slice_us in slices_us.items()}
+
+
+def _shares(sharing: Sequence[Client], terms: Mapping[str, Allocation]) -> dict[str, float]:
+    """What each of these clients should have of the card while all want all of it."""
     wanted: dict[str, dict[str, float]] = {}
     for client in sharing:
         wanted.setdefault(client.allocation, {})[client.key] = 1.0
     weights = {client.allocation: terms[client.key].weight for client in sharing}
-    shares = split_card([Claim(keys, weights[allocation]) for allocation, keys in wanted.items()])
-    count = len(sharing)
-    longest_wait_us = max(policy.slice_wait_us, policy.slice_wait_each_us * (count - 1))
-    waiting_us = (longest_wait_us - count * policy.switch_us) / (1 - min(shares.values()))
-    turn_us = min(count * mean_us, waiting_us)
-    return {key: max(1, round(turn_us * share)) for key, share in shares.items()}
+    caps = {c.allocation: terms[c.key].core_limit_percent / 100 for c in sharing if c.slot is not None}
+    return split_card([Claim(keys, weights[name], caps.get(name)) for name, keys in wanted.items()])
 
 
 def _wants_the_card(client: Client, now_ns: int, policy: Policy) -> bool:
