@@ -111,8 +111,17 @@ def test_bench_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed == {
         "solo-large", "solo-small", "pair-small", "pair-large-serial", "pair-large-auto", "quad-large-auto",
         "trio-small-fit", "trio-idle", "survivor", "grow-after-admission", "swap-speed", "memory-quota",
+        "pair-small-auto", "quad-small-auto", "weights", "busy-plus-bursty", "priority", "quota-solo", "quota-pairs",
         "gang-pair", "two-gpus", "launch-overhead", "grant-latency", "demo",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("cores", ["0", "101", "-1", "abc", "10,,20"])
+def test_percentages_out_of_bounds_are_refused_with_what_is_allowed(
+    cores: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "quota-solo", "--emulate", "--cores", cores]) == 2
+    assert "percentages from 1 to 100" in capsys.readouterr().err
 
 
 def hide_real_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,12 @@ def test_speeds_are_taken_where_both_ran() -> None:
     assert common_speeds([first, second]) == pytest.approx([5.0, 5.0])
 
 
+def test_the_time_in_which_they_settle_is_left_out() -> None:
+    runs = [[(0, 0), (SECOND_NS, 90), (3 * SECOND_NS, 110)], [(0, 0), (SECOND_NS, 10), (3 * SECOND_NS, 30)]]
+    assert common_window(runs, SECOND_NS) == (SECOND_NS, 3 * SECOND_NS)
+    assert common_speeds(runs, SECOND_NS) == pytest.approx([10.0, 10.0])
+
+
 def test_programs_that_ran_one_after_the_other_have_no_common_speed() -> None:
     with pytest.raises(ValueError, match="same time"):
         common_speeds([[(0, 0), (10, 5)], [(10, 0), (20, 5)]])

@@ -62,6 +62,7 @@ def bench(
     gpu_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the GPU that is shared.")] = "16GiB",
     mode: Annotated[str | None, typer.Option(metavar="M", help="The node's mode. Default: the scenario's own.")] = None,
     quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
+    cores: Annotated[str | None, typer.Option(metavar="P[,P]", help="Percentages of quota-solo.")] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
     ] = None,
@@ -97,6 +98,7 @@ def bench(
         gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory) or 16 * GIB,
         mode=mode_name(mode),
         quantum=parse_quantum(quantum),
+        cores=_percentages(cores),
         command=str(context.obj),
     )
     results = [_run_and_show(name, options) for name in scenarios]
@@ -104,6 +106,14 @@ def bench(
         _write_json(json_file, results)
     if not all(result.ok for result in results):
         raise typer.Exit(FAILED)
+
+
+def _percentages(text: str | None) -> tuple[int, ...]:
+    """Of --cores. Raises CommandError."""
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() and 1 <= int(part) <= 100 for part in parts):
+        raise CommandError(f"--cores {text}: give percentages from 1 to 100, such as 10,25,50", USAGE)
+    return tuple(int(part) for part in parts)
 
 
 def demo() -> None:

@@ -13,7 +13,8 @@ class BenchOptions:
 
     `gpus` are the real GPUs to run on, by index (empty: all). `pairs` is how often a comparison is made.
     `gpu_memory_bytes` is the card's size on an emulated GPU and the logical capacity on a real one. `mode` is the
-    node's, None the scenario's own. `command` is the command line for the record.
+    node's, None the scenario's own. `cores` are the percentages of quota-solo (empty: its own). `command` is the
+    command line for the record.
     """
 
     emulated: bool = False
@@ -25,4 +26,5 @@ class BenchOptions:
     gpu_memory_bytes: int = 16 * GIB
     mode: str | None = None
     quantum: Quantum | None = None
+    cores: tuple[int, ...] = ()
     command: str = ""

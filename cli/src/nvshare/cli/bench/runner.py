@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from nvshare.cli.bench.busy import PAIR_SMALL_AUTO, QUAD_SMALL_AUTO, WEIGHTED
+from nvshare.cli.bench.core_quotas import QUOTA_PAIRS, QUOTA_SOLO
 from nvshare.cli.bench.demo import DEMO
 from nvshare.cli.bench.gang_pair import GANG_PAIR
 from nvshare.cli.bench.grant_latency import GRANT_LATENCY
 from nvshare.cli.bench.growth import GROW_AFTER_ADMISSION
+from nvshare.cli.bench.latency import BUSY_PLUS_BURSTY, PRIORITY
 from nvshare.cli.bench.launch_overhead import LAUNCH_OVERHEAD
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.pairs import PAIR_LARGE_SERIAL, PAIR_SMALL
@@ -36,6 +39,13 @@ SCENARIOS: Mapping[str, Scenario] = {
         GROW_AFTER_ADMISSION,
         SWAP_SPEED,
         MEMORY_QUOTA,
+        PAIR_SMALL_AUTO,
+        QUAD_SMALL_AUTO,
+        WEIGHTED,
+        BUSY_PLUS_BURSTY,
+        PRIORITY,
+        QUOTA_SOLO,
+        QUOTA_PAIRS,
         TWO_GPUS,
         GANG_PAIR,
         LAUNCH_OVERHEAD,

@@ -22,18 +22,20 @@ def iterations_at(progress: Progress, time_ns: int) -> float:
     return done_before + (done_after - done_before) * (time_ns - time_before) / (time_after - time_before)
 
 
-def common_window(runs: Sequence[Progress]) -> tuple[int, int]:
-    """First and last moment (ns) at which all of the programs ran. Raises ValueError when there is none."""
-    start = max(progress[0][0] for progress in runs)
+def common_window(runs: Sequence[Progress], settle_ns: int = 0) -> tuple[int, int]:
+    """First and last moment (ns) at which all of the programs ran, the first `settle_ns` of it left out. Raises
+    ValueError when there is none."""
+    start = max(progress[0][0] for progress in runs) + settle_ns
     end = min(progress[-1][0] for progress in runs)
     if end <= start:
         raise ValueError("the programs did not run at the same time")
     return start, end
 
 
-def common_speeds(runs: Sequence[Progress]) -> list[float]:
-    """Iterations per second of each program within the window that they share. Raises ValueError when there is none."""
-    start, end = common_window(runs)
+def common_speeds(runs: Sequence[Progress], settle_ns: int = 0) -> list[float]:
+    """Iterations per second of each program within the window that they share, the first `settle_ns` of it left out.
+    Raises ValueError when there is none."""
+    start, end = common_window(runs, settle_ns)
     return [
         (iterations_at(progress, end) - iterations_at(progress, start)) / ((end - start) / 1e9) for progress in runs
     ]

@@ -90,6 +90,7 @@ class Answer:
     progress: tuple[tuple[int, int], ...] = field(repr=False)
     checksum: str
     correct: bool
+    bursts_us: tuple[int, ...] = field(default=(), repr=False)  # how long each took, of a program that pauses
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> "Answer":
@@ -104,6 +105,7 @@ class Answer:
             progress=tuple((int(time_ns), int(done)) for time_ns, done in document["progress"]),
             checksum=str(document["checksum"]),
             correct=bool(document["correct"]),
+            bursts_us=tuple(int(burst_us) for burst_us in document.get("bursts_us", ())),
         )
 
     @property

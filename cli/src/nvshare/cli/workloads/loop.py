@@ -37,12 +37,14 @@ class Measurement:
     """What a loop did. Times are CLOCK_MONOTONIC, which all processes of a host share.
 
     `progress` are points (time in ns, iterations done by then), from (started_ns, 0) to (ended_ns, iterations).
+    `bursts_us` says how long each burst took, from its first launch to the end of its work; empty without pauses.
     """
 
     iterations: int
     started_ns: int
     ended_ns: int
     progress: tuple[tuple[int, int], ...]
+    bursts_us: tuple[int, ...] = ()
 
 
 def measure(
@@ -69,7 +71,8 @@ def measure(
     ends = None if seconds is None else started + round(seconds * 1e9)
     done = 0
     burst_ends = round(rhythm.burst_iterations * vary())
-    now = started
+    now = burst_began = started
+    bursts_us: list[int] = []
     progress = [(started, 0)]
     while (
         (iterations is None or done < iterations)
@@ -88,11 +91,13 @@ def measure(
             share = (now - started) / (ends - started) if ends is not None else 0.0
             after_batch(min(1.0, max(share, done / iterations if iterations is not None else 0.0)))
         if rhythm.pause_ms and done >= burst_ends:
+            bursts_us.append((now - burst_began) // 1000)
             time.sleep(rhythm.pause_ms * vary() / 1e3)
             burst_ends = done + round(rhythm.burst_iterations * vary())
+            burst_began = time.monotonic_ns()
     if progress[-1] != (now, done):
         progress.append((now, done))
-    return Measurement(done, started, now, tuple(progress))
+    return Measurement(done, started, now, tuple(progress), tuple(bursts_us))
 
 
 def warm_up(launch: Callable[[], None], synchronize: Callable[[], None]) -> None:
