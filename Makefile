@@ -38,8 +38,9 @@ SCENARIOS ?= solo-large solo-small pair-small pair-large-serial launch-overhead 
 SOAK_MINUTES ?= 30
 
 PYTEST := $(BIN)/pytest --budgets tests/budgets.toml
-# Files of tests side by side: most tests wait more than they compute.
-SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
+# Files of tests side by side, three at least: most tests wait more than they compute.
+SIDE_BY_SIDE := -n $(shell n=$$(nproc); [ "$$n" -gt 3 ] && echo 4 || echo 3) --dist loadfile
+HEAVY_SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup build demo test test-system soak lint format bench wheels clean
 
@@ -82,7 +83,7 @@ test: setup ## The tests that need no root and no Docker
 test-system: setup ## The tests of wheels, users and linters, and the heavy ones; installs what they need
 	@tests/system/install
 	@status=0; $(PYTEST) tests/system || status=1; \
-	$(PYTEST) $(SIDE_BY_SIDE) --ignore=tests/system -m "heavy and not alone" || status=1; \
+	$(PYTEST) $(HEAVY_SIDE_BY_SIDE) --ignore=tests/system -m "heavy and not alone" || status=1; \
 	$(PYTEST) --ignore=tests/system -m "heavy and alone" || status=1; \
 	exit $$status
 
