@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from nvshare.cli.bench.busy import SETTLE_NS, with_room
-from nvshare.cli.bench.node import BenchNode, temporary_node
+from nvshare.cli.bench.node import temporary_node
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.result import Row
 from nvshare.cli.bench.scenario import (
@@ -16,11 +15,10 @@ from nvshare.cli.bench.scenario import (
     hardware_words,
     node_options,
     run_alone,
-    run_together,
 )
 from nvshare.cli.bench.shares import capped_shares, error_points
-from nvshare.cli.bench.throughput import common_speeds
-from nvshare.cli.bench.workload import SMALL, Bounds, numbered
+from nvshare.cli.bench.steady import run_settled, settled_bounds, with_room
+from nvshare.cli.bench.workload import SMALL, numbered
 
 SECONDS = 20.0
 SOLO_PERCENT = (10, 25, 30, 50, 60, 75, 90)
@@ -48,8 +46,9 @@ async def run_quota_pairs(options: BenchOptions, steps: Steps) -> Findings:
 async def _run(caps_percent: Sequence[tuple[int, ...]], options: BenchOptions, steps: Steps) -> Findings:
     steps.expect(2 + len(caps_percent))
     rows: list[Row] = []
-    found: list[tuple[tuple[int, ...], list[float]]] = []
-    single = Job(SMALL, _bounds(options))
+    found: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+    bounds = settled_bounds(options, SECONDS)
+    single = Job(SMALL, bounds)
     async with temporary_node(node_options(with_room(options), mode="auto")) as node:
         gpu = gpu_words(node.gpus[0])
         steps.step("alone, without nvshare")
@@ -57,7 +56,11 @@ async def _run(caps_percent: Sequence[tuple[int, ...]], options: BenchOptions, s
         for caps in caps_percent:
             words = " + ".join(f"{cap} %" for cap in caps)
             steps.step(f"under {words}")
-            found.append((caps, await _speeds_under(node, options, caps, words, rows)))
+            programs = zip(numbered(SMALL, len(caps)), caps, strict=True)
+            jobs = [Job(program, bounds, core_limit_percent=cap) for program, cap in programs]
+            together = await run_settled(node, options, jobs, managed=True)
+            rows += together.rows(node, f"under {words}", [None] * len(jobs))
+            found.append((caps, together.speeds))
         steps.step("alone again, without nvshare")
         alone.append(await run_alone(node, options, single, managed=False))
         solo_speed = fmean(answer.iterations_per_second for answer in alone)
@@ -70,25 +73,6 @@ async def _run(caps_percent: Sequence[tuple[int, ...]], options: BenchOptions, s
         for caps, got in ratios:
             summary |= {f"{'_'.join(map(str, caps))}_ratio_{place}": one for place, one in enumerate(got, 1)}
         return Findings(hardware_words(node.gpus), tuple(rows), summary)
-
-
-async def _speeds_under(
-    node: BenchNode, options: BenchOptions, caps: tuple[int, ...], words: str, rows: list[Row]
-) -> list[float]:
-    """The speeds of programs under these caps, in the time in which all of them run; adds their rows."""
-    programs = zip(numbered(SMALL, len(caps)), caps, strict=True)
-    jobs = [Job(program, _bounds(options), core_limit_percent=cap) for program, cap in programs]
-    answers = await run_together(node, options, jobs, managed=True, wait_for_start=True)
-    speeds = common_speeds([answer.progress for answer in answers], SETTLE_NS)
-    rows += [
-        Row(f"{job.workload.name} under {words}", gpu_words(*job.on(node)), answer.status, answer.seconds, speed)
-        for job, answer, speed in zip(jobs, answers, speeds, strict=True)
-    ]
-    return speeds
-
-
-def _bounds(options: BenchOptions) -> Bounds:
-    return Bounds(seconds=(options.seconds or SECONDS) + SETTLE_NS / 1e9)
 
 
 QUOTA_SOLO = Scenario("quota-solo", "One program under one compute quota after the other (--cores).", run_quota_solo)

@@ -8,7 +8,6 @@ from functools import partial
 from math import ceil
 
 from nvshare.bus.compute import NORMAL
-from nvshare.cli.bench.busy import SETTLE_NS, with_room
 from nvshare.cli.bench.node import temporary_node
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.result import Row
@@ -21,10 +20,9 @@ from nvshare.cli.bench.scenario import (
     hardware_words,
     node_options,
     run_alone,
-    run_together,
 )
-from nvshare.cli.bench.throughput import common_speeds
-from nvshare.cli.bench.workload import SMALL, Answer, Bounds, Workload, named
+from nvshare.cli.bench.steady import SETTLE_NS, run_settled, settled_bounds, with_room
+from nvshare.cli.bench.workload import SMALL, Answer, Workload, named
 
 SECONDS = 10.0
 SHARE = 0.99
@@ -66,36 +64,35 @@ async def run_beside_busy(priorities: tuple[str, str], options: BenchOptions, st
     one's speed over what the bursts leave of its speed alone.
     """
     rhythms = (LIGHT, HEAVY)
+    bounds = settled_bounds(options, SECONDS)
     steps.expect(1 + 3 * len(rhythms))
     rows: list[Row] = []
     summary: dict[str, float] = {}
     async with temporary_node(node_options(with_room(options), mode="auto")) as node:
         gpu = gpu_words(node.gpus[0])
-        busy = Job(named(SMALL, "busy"), _bounds(options), priority=priorities[1])
+        busy = Job(named(SMALL, "busy"), bounds, priority=priorities[1])
         steps.step("the busy one alone, without nvshare")
         busy_alone = await run_alone(node, options, busy, managed=False)
-        rows.append(_row("busy alone", gpu, busy_alone, busy_alone.iterations_per_second, None))
+        rows.append(_alone_row("busy", gpu, busy_alone))
         for rhythm in rhythms:
-            bursty = Job(rhythm.program(), _bounds(options), priority=priorities[0])
+            bursty = Job(rhythm.program(), bounds, priority=priorities[0])
             steps.step(f"{rhythm.name} bursts alone, without nvshare")
             alone = await run_alone(node, options, bursty, managed=False)
-            rows.append(_row(f"{rhythm.name} alone", gpu, alone, alone.iterations_per_second, None))
+            rows.append(_alone_row(rhythm.name, gpu, alone))
             for managed in (False, True):
                 words = "with" if managed else "without"
                 steps.step(f"{rhythm.name} bursts beside the busy one, {words} nvshare")
-                answers = await run_together(node, options, [bursty, busy], managed=managed, wait_for_start=True)
-                speeds = common_speeds([answer.progress for answer in answers], SETTLE_NS)
+                both = await run_settled(node, options, [bursty, busy], managed=managed)
                 solos = (alone.iterations_per_second, busy_alone.iterations_per_second)
-                for name, answer, speed, solo in zip((rhythm.name, "busy"), answers, speeds, solos, strict=True):
-                    rows.append(_row(f"{name}, both, {words}", gpu, answer, speed, speed / solo))
-                ratio = p99_us(_settled(answers[0])) / p99_us(_settled(alone))
+                rows += both.rows(node, f"both, {words}", solos)
+                p99, alone_p99 = p99_us(_settled(both.answers[0])), p99_us(_settled(alone))
                 if not managed:
-                    summary[f"{rhythm.name}_unmanaged_p99_ratio"] = ratio
+                    summary[f"{rhythm.name}_unmanaged_p99_ratio"] = p99 / alone_p99
                     continue
-                load = speeds[0] / busy_alone.iterations_per_second
-                summary[f"{rhythm.name}_p99_ratio"] = ratio
-                summary[f"{rhythm.name}_added_ms"] = (p99_us(_settled(answers[0])) - p99_us(_settled(alone))) / 1e3
-                summary[f"{rhythm.name}_best_effort_kept_ratio"] = speeds[1] / solos[1] / max(1e-9, 1 - load)
+                load = both.speeds[0] / busy_alone.iterations_per_second
+                summary[f"{rhythm.name}_p99_ratio"] = p99 / alone_p99
+                summary[f"{rhythm.name}_added_ms"] = (p99 - alone_p99) / 1e3
+                summary[f"{rhythm.name}_best_effort_kept_ratio"] = both.speeds[1] / solos[1] / max(1e-9, 1 - load)
         return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
@@ -105,12 +102,8 @@ def _settled(answer: Answer) -> Sequence[int]:
     return answer.bursts_us[int(share * len(answer.bursts_us)) :]
 
 
-def _row(name: str, gpu: str, answer: Answer, speed: float, ratio: float | None) -> Row:
-    return Row(name, gpu, answer.status, answer.seconds, speed, ratio)
-
-
-def _bounds(options: BenchOptions) -> Bounds:
-    return Bounds(seconds=(options.seconds or SECONDS) + SETTLE_NS / 1e9)
+def _alone_row(name: str, gpu: str, answer: Answer) -> Row:
+    return Row(f"{name} alone", gpu, answer.status, answer.seconds, answer.iterations_per_second)
 
 
 PRIORITY = Scenario(
