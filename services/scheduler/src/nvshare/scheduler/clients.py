@@ -115,6 +115,10 @@ class Client:
         """Whether it has reported to this life of the scheduler."""
         return self.report is not None
 
+    def wants_the_card(self, now_ns: int, contested_ns: int) -> bool:
+        """Whether it wants the GPU, or did so less than `contested_ns` ago."""
+        return self.demand or (self.demanded_ns is not None and now_ns - self.demanded_ns < contested_ns)
+
     @property
     def on_gpu(self) -> bool:
         """Whether it uses this GPU, or may: it spoke about it, or the journal knows that an earlier scheduler dealt

@@ -47,7 +47,7 @@ def loads_until_ns(client: Client, is_served: bool, moment: Moment) -> int:
     """When the client will have loaded; a time that is over if it has. What can be moved loads until some of it was
     told to leave. While it waits for memory its loading stands still: it goes on where it `is_served`."""
     policy = moment.policy
-    admitted_ns = moment.now_ns if client.admitted_ns is None and is_served else client.admitted_ns
+    admitted_ns = _admitted_ns(client, is_served, moment.now_ns)
     if admitted_ns is None:
         return 0
     if not client.swaps:
@@ -79,10 +79,15 @@ def ahead_bytes(client: Client, policy: Policy) -> int:
     return max(0, least_bytes // policy.step_bytes * policy.step_bytes - (client.wish_bytes - client.needed_bytes))
 
 
+def _admitted_ns(client: Client, is_served: bool, now_ns: int) -> int | None:
+    """Since when the client has memory; now, where it `is_served` its first in this pass."""
+    return now_ns if client.admitted_ns is None and is_served else client.admitted_ns
+
+
 def _is_older(one: Client, other: Client, is_served: bool, now_ns: int) -> bool:
     """Whether `one` was admitted before `other`, now if it `is_served`, or before a movable `other` began to wait: else
     it would wait for all that come later. Nobody is older than itself."""
-    admitted_ns = now_ns if one.admitted_ns is None and is_served else one.admitted_ns
+    admitted_ns = _admitted_ns(one, is_served, now_ns)
     if admitted_ns is None:
         return False
     since_ns = other.admitted_ns

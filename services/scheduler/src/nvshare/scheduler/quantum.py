@@ -67,8 +67,7 @@ def swap_time_ns(clients: Sequence[Client], moved: Moved, capacity_bytes: int, p
     if overflow_bytes <= 0:
         return 0
     largest_bytes = max(client.wish_bytes - client.staying_of(client.wish_bytes) for client in clients)
-    most_bytes = min(overflow_bytes, largest_bytes)
-    most_bytes = max(0, most_bytes)
+    most_bytes = max(0, min(overflow_bytes, largest_bytes))
     return moved.out.time_ns(most_bytes, policy) + moved.back.time_ns(most_bytes, policy)
 
 

@@ -40,13 +40,13 @@ def _slices_us(
 ) -> dict[str, int]:
     """The slices of those that may launch. Who is missing keeps the driver's own."""
     best_effort = [c for c in launching if terms[c.key].priority == Priority.BEST_EFFORT]
-    yielding = [client for client in best_effort if _wants_the_card(client, now_ns, policy)]
+    yielding = [client for client in best_effort if client.wants_the_card(now_ns, policy.contested_ns)]
     # A critical one that wants nothing now finds the others out of its way when it does.
     first = [
         client
         for client in launching
         if terms[client.key].priority == Priority.LATENCY_CRITICAL
-        or (client not in best_effort and _wants_the_card(client, now_ns, policy))
+        or (client not in best_effort and client.wants_the_card(now_ns, policy.contested_ns))
     ]
     if not first or not best_effort:
         return _side_by_side(first or yielding, terms, policy)
@@ -105,10 +105,6 @@ def _shares(sharing: Sequence[Client], terms: Mapping[str, Allocation]) -> dict[
     weights = {client.allocation: terms[client.key].weight for client in sharing}
     caps = {c.allocation: terms[c.key].core_limit_percent / 100 for c in sharing if c.slot is not None}
     return split_card([Claim(keys, weights[name], caps.get(name)) for name, keys in wanted.items()])
-
-
-def _wants_the_card(client: Client, now_ns: int, policy: Policy) -> bool:
-    return client.demand or (client.demanded_ns is not None and now_ns - client.demanded_ns < policy.contested_ns)
 
 
 def _keeps_busy(client: Client, policy: Policy) -> bool:

@@ -37,7 +37,7 @@ def decide_slots(
         client.slot = None
     if mode == Mode.OFF:
         return None
-    wanting = [client for client in clients if _wants_the_card(client, now_ns, policy)]
+    wanting = [c for c in clients if c.may_launch and c.wants_the_card(now_ns, policy.contested_ns)]
     limited = [client for client in clients if _limit_percent(client, allocations, wanting)]
     competing = [client for client in limited if client in wanting]
     slots = place_slots(_parts(competing, allocations), policy.period_us)
@@ -48,12 +48,6 @@ def decide_slots(
         client.slot = slot
     expiries_ns = [c.demanded_ns + policy.contested_ns for c in wanting if not c.demand and c.demanded_ns is not None]
     return min(expiries_ns, default=None)
-
-
-def _wants_the_card(client: Client, now_ns: int, policy: Policy) -> bool:
-    return client.may_launch and (
-        client.demand or (client.demanded_ns is not None and now_ns - client.demanded_ns < policy.contested_ns)
-    )
 
 
 def _limit_percent(client: Client, allocations: Mapping[str, Allocation], wanting: Iterable[Client]) -> int:
