@@ -143,6 +143,12 @@ def test_a6_the_quantum_in_force_says_whether_it_follows_the_swap_time(reply: St
     assert "auto, quantum 12.3 s (auto, max wait 30 s)" in shown(reply)
 
 
+def test_a6_a_quantum_that_is_shorter_than_it_was_set_says_why(reply: StatusReply) -> None:
+    gpu = reply.gpus[0]
+    gpu.quantum_us, gpu.fixed_quantum_us, gpu.max_wait_us = 9_750_000, 10_000_000, 30_000_000
+    assert "quantum 9.75 s (of 10 s: max wait 30 s)" in shown(reply)
+
+
 def test_hand_overs_moved_bytes_and_the_cap_are_shown(reply: StatusReply) -> None:
     gpu = reply.gpus[0]
     gpu.hand_overs, gpu.swapped_bytes, gpu.overcommit_bytes = 5, 40 * GIB, 32 * GIB

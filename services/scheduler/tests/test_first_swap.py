@@ -134,7 +134,7 @@ def test_b2_of_four_that_load_at_once_the_first_has_all_its_memory_before_anythi
     programs = [start(world, *steps, start_ns=number * 100 * MILLISECOND_NS, swapping=slow) for number in range(4)]
     world.run(SECOND_NS)
     assert programs[0].footprint_bytes == 12 * GIB
-    world.run(9 * SECOND_NS)
+    world.run(8 * SECOND_NS)  # with three that wait its quantum is 9.1 s
     assert world.link.moved_bytes == 0
 
 
@@ -153,7 +153,7 @@ def test_a5_who_loses_its_place_before_its_quantum_is_over_keeps_its_place_in_th
     steps = [*as_pytorch_loads(12 * GIB), Compute(60 * SECOND_NS)]
     programs = [start(world, *steps, start_ns=number * 100 * MILLISECOND_NS) for number in range(4)]
     world.run(42 * SECOND_NS)
-    assert all(program.computed_ns > 9 * SECOND_NS for program in programs)
+    assert all(program.computed_ns > 8 * SECOND_NS for program in programs)
 
 
 def loading(pause_ns: int) -> list[Step]:

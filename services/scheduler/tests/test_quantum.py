@@ -5,7 +5,7 @@ from services.scheduler.tests.conftest import MakeDesk
 
 from nvshare.scheduler.model import QuantumChanged, Report
 from nvshare.scheduler.policy import GIB, MILLISECOND_NS, SECOND_NS, Policy
-from nvshare.scheduler.quantum import Moved, Speed, automatic_quantum_ns
+from nvshare.scheduler.quantum import Moved, Speed, automatic_quantum_ns, bearable_quantum_ns
 
 WAIT_NS = 30 * SECOND_NS
 
@@ -21,7 +21,24 @@ WAIT_NS = 30 * SECOND_NS
     ],
 )
 def test_a6_the_automatic_quantum(swap_ns: int, waiters: int, quantum_ns: int) -> None:
-    assert automatic_quantum_ns(swap_ns, waiters, WAIT_NS, Policy()) == quantum_ns
+    wished_ns = automatic_quantum_ns(swap_ns, Policy())
+    assert bearable_quantum_ns(wished_ns, swap_ns, waiters, WAIT_NS, Policy()) == quantum_ns
+
+
+@pytest.mark.parametrize(
+    ("wished_ns", "waiters", "quantum_ns"),
+    [
+        (10 * SECOND_NS, 1, 10 * SECOND_NS),
+        (10 * SECOND_NS, 3, 9750 * MILLISECOND_NS),  # three turns and three swaps in 30 s
+        (60 * SECOND_NS, 1, 29_750 * MILLISECOND_NS),
+        (10 * SECOND_NS, 100, 1250 * MILLISECOND_NS),  # 5 swaps
+        (SECOND_NS, 100, SECOND_NS),  # as wished, although shorter than that
+    ],
+)
+def test_a6_a_fixed_quantum_is_shorter_where_somebody_would_wait_too_long(
+    wished_ns: int, waiters: int, quantum_ns: int
+) -> None:
+    assert bearable_quantum_ns(wished_ns, 250 * MILLISECOND_NS, waiters, WAIT_NS, Policy()) == quantum_ns
 
 
 def gone_out(gib: int, seconds: float) -> Report:

@@ -103,7 +103,7 @@ def up(
         typer.Option(metavar="auto|S", help="Seconds of a turn; auto: from the measured time of a swap."),
     ] = None,
     max_wait: Annotated[
-        float | None, typer.Option(metavar="S", help="Seconds that nobody should wait for longer, in auto.")
+        float | None, typer.Option(metavar="S", help="Seconds that nobody should wait for longer.")
     ] = None,
     overcommit: Annotated[
         float | None, typer.Option(metavar="RATIO", help="Most that a GPU promises, over its memory. Default: no cap.")
@@ -291,14 +291,15 @@ def set_quantum(
 ) -> None:
     """Change how long a program's memory stays on a GPU before it makes room for the next one that waits.
 
-    `auto` is 40 times the measured time of a swap, less where somebody would wait for longer than the longest wait, and
-    never under 5 times. Needs root, the node's user or its admin group.
+    `auto` is 40 times the measured time of a swap. Turns are shorter where somebody would wait for longer than the
+    longest wait, but not under 5 times a swap for that. Needs root, the node's user or its admin group.
 
     Examples:
 
     - `nvshare quantum 0 auto`
     - `nvshare quantum 0 auto --max-wait 15`: shorter turns where many programs wait.
     - `nvshare quantum 0 10`: turns of 10 seconds.
+    - `nvshare quantum 0 120 --max-wait 600`: long turns, and long waits.
     """
     wanted = parse_quantum(quantum, named="quantum")
     longest_wait = max_wait_seconds(max_wait)

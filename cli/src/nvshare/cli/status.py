@@ -214,7 +214,12 @@ def sharing_words(sharing: GpuStatus | ModeReply) -> str:
     if sharing.mode == Mode.MODE_OFF:
         return word
     words = f"{word}, quantum {sharing.quantum_us / 1e6:.3g} s"
-    return f"{words} (auto, max wait {sharing.max_wait_us / 1e6:g} s)" if sharing.quantum_auto else words
+    max_wait = f"max wait {sharing.max_wait_us / 1e6:g} s"
+    if sharing.quantum_auto:
+        return f"{words} (auto, {max_wait})"
+    if sharing.quantum_us < sharing.fixed_quantum_us:
+        return f"{words} (of {sharing.fixed_quantum_us / 1e6:.3g} s: {max_wait})"
+    return words
 
 
 def holder_words(holder: MemoryHolder) -> str:

@@ -17,7 +17,7 @@ from nvshare.scheduler.limits import Bound, Sums, asks_for_more, bound_of_card, 
 from nvshare.scheduler.model import Command, Grant, Limit, Link, Mode, PublishEvent, SendGrant, Wait
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.pool import pool_sizes_bytes
-from nvshare.scheduler.quantum import automatic_quantum_ns, swap_time_ns
+from nvshare.scheduler.quantum import automatic_quantum_ns, bearable_quantum_ns, swap_time_ns
 from nvshare.scheduler.residency import Dead, Residency, decide_residency
 from nvshare.scheduler.room import Room
 from nvshare.scheduler.slices import decide_slices
@@ -228,12 +228,10 @@ def _find_deadlock(
 
 def _decide_quantum(state: ArbiterState, clients: Sequence[Client], capacity_bytes: int, policy: Policy) -> None:
     """Sets the quantum that is in force."""
-    if state.fixed_quantum_ns:
-        state.quantum_ns = state.fixed_quantum_ns
-        return
     swap_ns = swap_time_ns(clients, state.moved, capacity_bytes, policy)
     waiters = sum(1 for c in clients if c.memory_wait_ns is not None or (c.turn_wait_ns is not None and not c.can_run))
-    state.quantum_ns = automatic_quantum_ns(swap_ns, waiters, state.max_wait_ns, policy)
+    wished_ns = state.fixed_quantum_ns or automatic_quantum_ns(swap_ns, policy)
+    state.quantum_ns = bearable_quantum_ns(wished_ns, swap_ns, waiters, state.max_wait_ns, policy)
 
 
 def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> list[tuple[int, Client]]:

@@ -1,7 +1,7 @@
 """How long a client keeps its place while others wait: fixed, or from the measured time of a swap.
 
-The automatic quantum is 40 times the time of a swap, so that a fortieth of the time is lost; shorter where somebody
-would wait for longer than `max_wait`, but never below 5 times.
+The automatic quantum is 40 times the time of a swap, so that a fortieth of the time is lost. Either is shorter where
+somebody would wait for longer than `max_wait`, but not below 5 times the swap for that.
 """
 
 from __future__ import annotations
@@ -71,9 +71,14 @@ def swap_time_ns(clients: Sequence[Client], moved: Moved, capacity_bytes: int, p
     return moved.out.time_ns(most_bytes, policy) + moved.back.time_ns(most_bytes, policy)
 
 
-def automatic_quantum_ns(swap_ns: int, waiters: int, max_wait_ns: int, policy: Policy) -> int:
-    """The quantum for a swap of `swap_ns` while `waiters` wait."""
-    wished_ns = max(policy.quantum_swaps * swap_ns, policy.quiet_quantum_ns)
+def automatic_quantum_ns(swap_ns: int, policy: Policy) -> int:
+    """The quantum for a swap of `swap_ns`, as long as nobody waits too long."""
+    return min(max(policy.quantum_swaps * swap_ns, policy.quiet_quantum_ns), policy.longest_quantum_ns)
+
+
+def bearable_quantum_ns(wished_ns: int, swap_ns: int, waiters: int, max_wait_ns: int, policy: Policy) -> int:
+    """The wished quantum, or what `waiters` can bear of it; no less than what keeps the swaps' share of the time small,
+    where more than that was wished."""
     bearable_ns = max_wait_ns // max(1, waiters) - swap_ns
-    least_ns = max(policy.least_quantum_swaps * swap_ns, policy.shortest_quantum_ns)
-    return min(max(least_ns, min(wished_ns, bearable_ns)), policy.longest_quantum_ns)
+    least_ns = min(max(policy.least_quantum_swaps * swap_ns, policy.shortest_quantum_ns), policy.longest_quantum_ns)
+    return min(wished_ns, max(least_ns, bearable_ns))

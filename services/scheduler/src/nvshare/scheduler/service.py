@@ -182,6 +182,7 @@ class Scheduler:
             quantum_us=shared.state.quantum_ns // 1000 if shared else 0,
             quantum_auto=shared is not None and shared.state.fixed_quantum_ns == 0,
             max_wait_us=shared.state.max_wait_ns // 1000 if shared else 0,
+            fixed_quantum_us=shared.state.fixed_quantum_ns // 1000 if shared else 0,
         )
         uid = subjects.parse_user(subject).uid
         await self._bus.publish(subjects.reply(self._share.node, uid, request.reply_token), reply)

@@ -43,6 +43,7 @@ def gpu_status(gpu: Gpu, state: ArbiterState, now_ns: int, policy: Policy) -> co
         overcommit_bytes=state.capacity_bytes(policy) * policy.overcommit_percent // 100,
         hand_overs=state.hand_overs,
         swapped_bytes=state.moved.size_bytes,
+        fixed_quantum_us=state.fixed_quantum_ns // 1000,
     )
 
 
