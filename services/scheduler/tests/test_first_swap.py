@@ -138,6 +138,16 @@ def test_b2_of_four_that_load_at_once_the_first_has_all_its_memory_before_anythi
     assert world.link.moved_bytes == 0
 
 
+def test_b2_the_younger_of_two_that_start_together_does_not_load_first_because_it_asks_first() -> None:
+    world = Simulation(Mode.AUTO, CARD, quantum_ns=3 * SECOND_NS)
+    slow = Swapping(pool_bytes_per_second=2 * GIB)
+    for pause_ns in (285 * MILLISECOND_NS, 280 * MILLISECOND_NS):
+        steps = [Sleep(pause_ns), *as_pytorch_loads(14 * GIB), Compute(60 * SECOND_NS)]
+        start(world, *steps, swapping=slow)
+    world.run(5 * SECOND_NS)
+    assert world.link.moved_bytes == 0
+
+
 def test_a6_the_automatic_quantum_knows_nothing_of_the_pinning_that_the_first_ways_waited_for() -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=0)
     slow = Swapping(pool_bytes_per_second=GIB // 4)

@@ -23,7 +23,7 @@ def older_loads_until(
 ) -> int | None:
     """The time at which older clients will have loaded, if the client must wait for them before it may come to
     `wish_bytes`; else None. `served` are given memory in this pass. Those that can be moved, and those that cannot,
-    wait among themselves."""
+    wait among themselves. One that can be moved and has just started counts as loading before it asks for anything."""
     if client.swaps:
         comes_in = moment.serial or client.ruling != Ruling.NONE or client.coming
         if comes_in or wish_bytes <= room.capacity_bytes // 8:
@@ -36,7 +36,9 @@ def older_loads_until(
     older = [
         other
         for other in alike
-        if other.reachable and other.wish_bytes > 0 and _is_older(other, client, other in served, moment.now_ns)
+        if other.reachable
+        and (other.wish_bytes > 0 or other.swaps)
+        and _is_older(other, client, other in served, moment.now_ns)
     ]
     ends_ns = (loads_until_ns(other, other.coming or other in served, moment) for other in older)
     end_ns = max(ends_ns, default=moment.now_ns)
