@@ -294,7 +294,7 @@ static uint64_t nvs_device_tick(struct nvs_device *device, uint64_t now_ns) {
     nvs_gate_set(device, held | (affords ? 0 : NVS_LAUNCH));
     pthread_mutex_unlock(&device->lock);
     // One that was revoked would never drain at a short slice beside a busy neighbour.
-    nvs_slice_follow(device, device->unmanaged || held != 0 ? 0 : device->grant.timeslice_us);
+    nvs_slice_follow(device, device->unmanaged || held != 0 ? 0 : device->grant.timeslice_us, now_ns);
     nvs_drain_begin(device, held, now_ns);
     if (held != 0)
         return nvs_device_held(device, now_ns);

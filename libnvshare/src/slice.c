@@ -12,6 +12,11 @@
 // Groups of one device that are set; a process makes one or a few that compute.
 #define NVS_SLICED_MAX 32u
 
+// A slice in force is read again so long after it was set, then each time twice as long after, up to the longest: a
+// group's slice can be lost while its context is still being made.
+#define NVS_SLICE_LOOK_FIRST_NS UINT64_C(50000000)
+#define NVS_SLICE_LOOK_LONGEST_NS UINT64_C(1000000000)
+
 // A slice beyond this is none that a driver gives a group: what answers is not what we think.
 #define NVS_SLICE_MOST_US UINT64_C(10000000)
 
@@ -25,6 +30,8 @@ struct nvs_slices {
     uint32_t wanted_us;
     uint32_t force_us; // in force on all of them; 0: their own
     uint64_t changes;  // of the channel groups when they were last looked at
+    uint64_t look_ns;  // when they are read again
+    uint64_t pause_ns; // and how long after the last time that is
     bool refused;
     char failure[NVS_REASON_SIZE];
     struct nvs_sliced groups[NVS_SLICED_MAX];
@@ -126,11 +133,38 @@ static void nvs_slice_register_end(void) {
         nvs_log(NVS_LOG_WARN, "time slices are not put back at the end of the process: atexit failed");
 }
 
-void nvs_slice_follow(struct nvs_device *device, uint32_t timeslice_us) {
+// Whether all groups still have the slice that is in force. What lost it is set again, and seen to again soon.
+static bool nvs_slice_kept(struct nvs_slices *slices, const struct nvs_device *device, uint64_t now_ns) {
+    if (slices->force_us == 0 || now_ns < slices->look_ns)
+        return true;
+    bool kept = true;
+    for (size_t i = 0; i < slices->count; i++) {
+        uint64_t read_us;
+        if (nvs_channel_slice(&slices->groups[i].group, &read_us) && read_us == slices->groups[i].set_us)
+            continue;
+        slices->groups[i].set_us = 0;
+        kept = false;
+    }
+    if (!kept)
+        nvs_log_once(NVS_LOG_INFO, "%s: a hardware time slice was lost, and is set again", device->uuid);
+    slices->pause_ns = kept ? 2 * slices->pause_ns : NVS_SLICE_LOOK_FIRST_NS;
+    if (slices->pause_ns > NVS_SLICE_LOOK_LONGEST_NS)
+        slices->pause_ns = NVS_SLICE_LOOK_LONGEST_NS;
+    slices->look_ns = now_ns + slices->pause_ns;
+    return kept;
+}
+
+void nvs_slice_follow(struct nvs_device *device, uint32_t timeslice_us, uint64_t now_ns) {
     struct nvs_slices *slices = &nvs_slices[device->ordinal];
     pthread_mutex_lock(&nvs_slice_lock);
     bool follows = timeslice_us == slices->wanted_us &&
                    (timeslice_us == 0 || (slices->count > 0 && slices->changes == nvs_channel_changes()));
+    if (!follows) {
+        slices->pause_ns = NVS_SLICE_LOOK_FIRST_NS;
+        slices->look_ns = now_ns + slices->pause_ns;
+    } else if (!slices->refused) {
+        follows = nvs_slice_kept(slices, device, now_ns);
+    }
     if (!follows && !slices->refused && !nvs_settings_read()->slices)
         nvs_slice_refuse(slices, device, "switched off by NVSHARE_SLICES=0");
     if (!follows && !slices->refused) {

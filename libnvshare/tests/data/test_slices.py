@@ -63,6 +63,21 @@ def test_where_nothing_changed_nothing_is_set_again(follow: Follow) -> None:
     assert answer["sets"] == 1
 
 
+def test_a_slice_that_was_lost_is_set_again(follow: Follow) -> None:
+    made = ("for 0", f"make 7 70 1 {COMPUTE} 48", "follow 0 500", "forget")
+    assert follow(*made, "time 49", "follow 0 500")["kernel"] == {"1": OWN_US}
+    answer = follow(*made, "time 51", "follow 0 500")
+    assert (answer["kernel"], answer["slice_us"]) == ({"1": 500}, 500)
+    assert follow(*made, "time 51", "follow 0 500", "forget", "time 51", "follow 0 500")["kernel"] == {"1": 500}
+
+
+def test_one_that_is_kept_is_read_less_and_less_often(follow: Follow) -> None:
+    made = ("for 0", f"make 7 70 1 {COMPUTE} 48", "follow 0 500", "time 51", "follow 0 500", "forget")
+    answer = follow(*made, "time 99", "follow 0 500")
+    assert answer["kernel"] == {"1": OWN_US}, "it was read after 51 ms, and is read again after 151"
+    assert answer["sets"] == 1
+
+
 def test_without_a_slice_in_the_grant_the_driver_s_own_is_back(follow: Follow) -> None:
     answer = follow("for 0", f"make 7 70 1 {COMPUTE} 48", "follow 0 500", "follow 0 0")
     assert answer["kernel"] == {"1": OWN_US}

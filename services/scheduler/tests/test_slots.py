@@ -12,6 +12,7 @@ from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.slots import place_slots
 
 PERIOD_US = Policy().period_us
+FULL_US = 190_000  # a period that two have to themselves, each for a half
 
 
 def limit(desk: Desk, name: str, percent: int, allocation: str = "", *, burst: bool = False) -> None:
@@ -25,6 +26,12 @@ def limit(desk: Desk, name: str, percent: int, allocation: str = "", *, burst: b
         desk.follow(name, demand=True)
 
 
+def parts(desk: Desk, *names: str) -> list[float]:
+    """Each one's part of the time; 1 without slots."""
+    slots = [slot(desk, name) for name in names]
+    return [1.0 if one is None else one.length_us / one.period_us for one in slots]
+
+
 def slot(desk: Desk, name: str) -> Slot | None:
     return desk.grant(name).slot
 
@@ -33,31 +40,46 @@ def test_b5_a_client_with_a_limit_has_that_part_of_each_period(make_desk: MakeDe
     desk = make_desk()
     limit(desk, "a", 30)
     grant = desk.grant("a")
-    assert (grant.slot, grant.period_us) == (Slot(0, 30_000), 100_000)
+    assert grant.slot == Slot(0, 30_000, PERIOD_US)
 
 
 def test_without_a_limit_there_are_no_slots(make_desk: MakeDesk) -> None:
     desk = make_desk()
     limit(desk, "a", 30)
     limit(desk, "b", 0)
-    assert (slot(desk, "b"), desk.grant("b").period_us) == (None, 0)
+    assert slot(desk, "b") is None
 
 
 def test_b6_slots_follow_each_other(make_desk: MakeDesk) -> None:
     desk = make_desk()
     limit(desk, "a", 30)
     limit(desk, "b", 60)
-    assert [slot(desk, "a"), slot(desk, "b")] == [Slot(0, 30_000), Slot(30_000, 60_000)]
+    assert [slot(desk, "a"), slot(desk, "b")] == [Slot(0, 30_000, PERIOD_US), Slot(30_000, 60_000, PERIOD_US)]
 
 
-@pytest.mark.parametrize(("percents", "lengths_us"), [((80, 80), (50_000, 50_000)), ((60, 90), (40_000, 60_000))])
+@pytest.mark.parametrize(("percents", "shares"), [((80, 80), (0.5, 0.5)), ((60, 90), (0.4, 0.6))])
 def test_b7_limits_beyond_the_whole_are_scaled_in_proportion(
-    make_desk: MakeDesk, percents: tuple[int, int], lengths_us: tuple[int, int]
+    make_desk: MakeDesk, percents: tuple[int, int], shares: tuple[float, float]
 ) -> None:
     desk = make_desk()
     limit(desk, "a", percents[0])
     limit(desk, "b", percents[1])
-    assert [slot(desk, "a"), slot(desk, "b")] == [Slot(0, lengths_us[0]), Slot(lengths_us[0], lengths_us[1])]
+    assert parts(desk, "a", "b") == pytest.approx(shares, abs=1e-4)
+
+
+@pytest.mark.parametrize("percents", [(50, 50), (60, 90), (10, 90), (80, 80, 80), (10,) * 10])
+def test_b8_slots_that_leave_nothing_are_long_but_nobody_waits_too_long(
+    make_desk: MakeDesk, percents: tuple[int, ...]
+) -> None:
+    desk = make_desk()
+    names = [f"program-{number}" for number in range(len(percents))]
+    for name, percent in zip(names, percents, strict=True):
+        limit(desk, name, percent)
+    slots = [slot(desk, name) for name in names]
+    bound_us = max(100_000, 12_000 * (len(percents) - 1))
+    waits_us = [one.period_us - one.length_us for one in slots if one is not None]
+    assert 0.9 * bound_us <= max(waits_us) <= bound_us
+    assert len({one.period_us for one in slots if one is not None}) == 1
 
 
 def test_b6_who_wants_nothing_for_a_while_takes_nothing_from_the_others(make_desk: MakeDesk) -> None:
@@ -66,9 +88,9 @@ def test_b6_who_wants_nothing_for_a_while_takes_nothing_from_the_others(make_des
     limit(desk, "b", 80)
     desk.follow("a", demand=False)
     desk.follow("b")
-    assert slot(desk, "b") == Slot(50_000, 50_000), "a pause between two bursts changes no plan"
+    assert slot(desk, "b") == Slot(FULL_US // 2, FULL_US // 2, FULL_US), "a pause between two bursts changes no plan"
     desk.pass_time(2 * desk.policy.contested_ns)
-    assert slot(desk, "b") == Slot(0, 80_000)
+    assert slot(desk, "b") == Slot(0, 80_000, PERIOD_US)
 
 
 def test_who_wants_nothing_has_its_slot_ready(make_desk: MakeDesk) -> None:
@@ -77,7 +99,7 @@ def test_who_wants_nothing_has_its_slot_ready(make_desk: MakeDesk) -> None:
     limit(desk, "b", 80)
     desk.follow("b", demand=False)
     desk.pass_time(2 * desk.policy.contested_ns)
-    assert slot(desk, "b") == Slot(50_000, 50_000)
+    assert slot(desk, "b") == Slot(FULL_US // 2, FULL_US // 2, FULL_US)
 
 
 def test_b2_processes_of_one_allocation_share_its_limit(make_desk: MakeDesk) -> None:
@@ -85,7 +107,7 @@ def test_b2_processes_of_one_allocation_share_its_limit(make_desk: MakeDesk) -> 
     limit(desk, "a", 30, "shared")
     limit(desk, "b", 30, "shared")
     desk.follow("a")
-    assert [slot(desk, "a"), slot(desk, "b")] == [Slot(0, 15_000), Slot(15_000, 15_000)]
+    assert [slot(desk, "a"), slot(desk, "b")] == [Slot(0, 15_000, PERIOD_US), Slot(15_000, 15_000, PERIOD_US)]
 
 
 def test_b13_with_burst_a_limit_holds_only_while_another_allocation_wants_the_gpu(make_desk: MakeDesk) -> None:
@@ -93,7 +115,7 @@ def test_b13_with_burst_a_limit_holds_only_while_another_allocation_wants_the_gp
     limit(desk, "a", 30, burst=True)
     assert slot(desk, "a") is None
     limit(desk, "b", 0)
-    assert slot(desk, "a") == Slot(0, 30_000)
+    assert slot(desk, "a") == Slot(0, 30_000, PERIOD_US)
     desk.follow("b", demand=False)
     desk.pass_time(2 * desk.policy.contested_ns)
     assert slot(desk, "a") is None
@@ -104,7 +126,7 @@ def test_b9_a_limit_changes_while_the_program_runs(make_desk: MakeDesk) -> None:
     limit(desk, "a", 30)
     desk.allocations["allocation-a"] = replace(desk.allocations["allocation-a"], core_limit_percent=60)
     desk.relay()
-    assert slot(desk, "a") == Slot(0, 60_000)
+    assert slot(desk, "a") == Slot(0, 60_000, PERIOD_US)
     limit(desk, "a", 0)
     assert slot(desk, "a") is None
 
@@ -121,13 +143,100 @@ def test_in_mode_off_no_limit_holds(make_desk: MakeDesk) -> None:
     assert slot(desk, "a") is None
 
 
+def busy(desk: Desk, name: str, permille: int = 990) -> None:
+    """The program reports that its work was on the card for this part of the last second."""
+    if name not in desk.programs:
+        desk.join(name)
+    desk.follow(name, demand=True, busy_permille=permille)
+    desk.follow(name, busy_permille=permille)
+
+
+def weigh(desk: Desk, name: str, weight: int) -> None:
+    allocation = desk.programs[name].peer.allocation
+    desk.allocations[allocation] = replace(desk.allocations[allocation], weight=weight)
+    desk.relay()
+
+
+@pytest.mark.parametrize("weight", [200, 400])
+def test_b13_busy_clients_with_unequal_weights_take_turns_as_long_as_their_shares(
+    make_desk: MakeDesk, weight: int
+) -> None:
+    desk = make_desk()
+    busy(desk, "a")
+    busy(desk, "b")
+    assert parts(desk, "a", "b") == [1, 1]
+    weigh(desk, "b", weight)
+    assert parts(desk, "a", "b") == pytest.approx([100 / (100 + weight), weight / (100 + weight)], abs=1e-4)
+
+
+def test_b13_two_processes_of_an_allocation_have_one_weight(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    for name, allocation in (("a", "pair"), ("b", "pair"), ("c", "single")):
+        desk.join(name, allocation)
+        busy(desk, name)
+    desk.follow("a", busy_permille=990)
+    assert parts(desk, "a", "b", "c") == pytest.approx([0.25, 0.25, 0.5], abs=1e-4)
+
+
+def test_b13_who_uses_up_its_slots_counts_as_busy(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    busy(desk, "a")
+    busy(desk, "b")
+    weigh(desk, "b", 400)
+    for _ in range(3):
+        busy(desk, "a", 200)
+        busy(desk, "b", 800)
+    assert parts(desk, "a", "b") == pytest.approx([0.2, 0.8], abs=1e-4)
+    for _ in range(3):
+        busy(desk, "a", 90)
+    assert parts(desk, "a", "b") == [1, 1], "it leaves half of its slots unused, which the other could have"
+
+
+def test_b13_nobody_waits_for_the_slots_of_one_that_wants_nothing(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    busy(desk, "a")
+    busy(desk, "b")
+    weigh(desk, "b", 400)
+    desk.follow("b", demand=False, busy_permille=990)
+    assert parts(desk, "a") == pytest.approx([0.2], abs=1e-4)
+    desk.pass_time(desk.policy.slot_contested_ns)
+    assert parts(desk, "a") == [1]
+
+
+def test_b6_a_limited_client_beside_a_busy_one_without_a_limit_has_its_share_to_itself(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    limit(desk, "a", 30)
+    busy(desk, "a", 300)
+    busy(desk, "b")
+    assert parts(desk, "a", "b") == pytest.approx([0.3, 0.7], abs=1e-4)
+    limit(desk, "a", 60)
+    assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4), "its weight is no larger"
+
+
+def test_where_slices_are_refused_busy_clients_take_turns(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    busy(desk, "a")
+    busy(desk, "b")
+    desk.follow("a", busy_permille=990, timeslice_failure="switched off")
+    assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", [Mode.SERIAL, Mode.OFF])
+def test_where_nothing_is_shared_nobody_takes_turns_by_slots(mode: Mode, make_desk: MakeDesk) -> None:
+    desk = make_desk(mode)
+    busy(desk, "a")
+    busy(desk, "b")
+    weigh(desk, "b", 400)
+    assert parts(desk, "a", "b") == [1, 1]
+
+
 @given(st.lists(st.integers(1, 1_000_000), min_size=1, max_size=20))
 def test_any_slots_follow_each_other_within_the_period(parts_ppm: list[int]) -> None:
-    slots = list(place_slots([(str(i), part) for i, part in enumerate(parts_ppm)], PERIOD_US).values())
-    scale = min(1, 1_000_000 / sum(parts_ppm))
+    shares = {str(i): part / max(1_000_000, sum(parts_ppm)) for i, part in enumerate(parts_ppm)}
+    slots = list(place_slots(shares, PERIOD_US).values())
     end_us = 0
-    for part_ppm, placed in zip(parts_ppm, slots, strict=True):
-        assert placed.length_us == pytest.approx(part_ppm * scale * PERIOD_US / 1_000_000, abs=1.01)
+    for share, placed in zip(shares.values(), slots, strict=True):
+        assert placed.length_us == pytest.approx(max(1, share * PERIOD_US), abs=1.01)
         assert placed.start_us == pytest.approx(end_us, abs=1)
         end_us = placed.start_us + placed.length_us
     assert end_us <= PERIOD_US + 1

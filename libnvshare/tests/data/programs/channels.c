@@ -6,6 +6,8 @@
 //   for ORDINAL                              what is made from now on is for this device; -1: unknown
 //   close                                    the descriptor is another file's from now on
 //   kernel well|deaf|lies                    it answers, knows no slices, or does not keep what it is told
+//   forget                                   the kernel driver puts its own slices back
+//   time MS                                  so much time passes
 //   follow DEVICE US                         what the control thread does for a grant
 #include "channel.h"
 #include "ioctl.h"
@@ -120,6 +122,7 @@ static void show(int ordinal) {
 int main(void) {
     int descriptor = open("/dev/null", O_RDWR);
     char line[256];
+    uint64_t now_ns = 1;
     nvs_devices[1].ordinal = 1;
     while (descriptor >= 0 && fgets(line, sizeof(line), stdin) != NULL) {
         uint32_t a = 0, b = 0, c = 0, d = 0, e = 0;
@@ -133,13 +136,18 @@ int main(void) {
         } else if (sscanf(line, "end %u %u", &a, &b) == 2) {
             uint32_t words[4] = {a, 0, b, 0};
             (void)ioctl(descriptor, _IOC(_IOC_READ | _IOC_WRITE, 'F', 0x29, 16), words);
+        } else if (strncmp(line, "forget", 6) == 0) {
+            for (unsigned i = 0; i < kernel_count; i++)
+                kernel_groups[i].slice_us = OWN_US;
+        } else if (sscanf(line, "time %u", &a) == 1) {
+            now_ns += a * UINT64_C(1000000);
         } else if (sscanf(line, "for %d", &ordinal) == 1) {
             nvs_channel_making(ordinal);
         } else if (strncmp(line, "close", 5) == 0) {
             int other = open("/dev/zero", O_RDWR);
             (void)dup2(other, descriptor);
         } else if (sscanf(line, "kernel %15s", kernel_mood) != 1 && sscanf(line, "follow %d %u", &ordinal, &a) == 2) {
-            nvs_slice_follow(&nvs_devices[ordinal], a);
+            nvs_slice_follow(&nvs_devices[ordinal], a, now_ns);
             show(ordinal);
         }
     }

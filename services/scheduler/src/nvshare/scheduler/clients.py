@@ -75,7 +75,9 @@ class Client:
     may_launch: bool = False  # decided
     keeps_busy: bool = False  # its work keeps the card busy
     timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
-    slot: Slot | None = None  # decided: its turn in each period; None: it has no core limit
+    slot: Slot | None = None  # decided: its turn in each period; None: it may run at any time
+    slots_part: float = 1.0  # the least that its slots left it of the time between its last two reports
+    slot_part_reported: float = 1.0  # what they left it when it last reported
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
     beyond_ns: int | None = None  # since when its wish is beyond its limit
@@ -221,6 +223,9 @@ class Client:
         before_resident_bytes = self.resident_bytes
         self.most_charged_bytes = max(self.most_charged_bytes, self.charge_bytes)
         self.report = report
+        slot = self.granted.slot if self.granted is not None else None
+        part = slot.length_us / slot.period_us if slot is not None else 1.0
+        self.slots_part, self.slot_part_reported = min(part, self.slot_part_reported), part
         self._weigh()
         self.reported_ns = now_ns
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:

@@ -133,6 +133,7 @@ class Slot:
 
     start_us: int
     length_us: int
+    period_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,6 @@ class Grant:
     limited_by: Limit = Limit.UNSPECIFIED
     timeslice_us: int = 0
     slot: Slot | None = None
-    period_us: int = 0
 
     @property
     def ceiling_bytes(self) -> int:

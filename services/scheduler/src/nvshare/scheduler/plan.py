@@ -10,6 +10,7 @@ from dataclasses import replace
 from operator import itemgetter
 
 from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.busy import decide_who_is_busy
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.deadlock import Deadlock, find_deadlock
 from nvshare.scheduler.eviction import Moment
@@ -51,6 +52,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
             events += _decide_memory(state, clients, bounds, capacity_bytes, holder, now_ns, policy)
     else:
         run_together(state.turns, clients)
+    decide_who_is_busy(clients, policy)
     state.wake_at(decide_slots(clients, state.allocations, state.mode, now_ns, policy))
     decide_slices(clients, state.allocations, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
@@ -313,5 +315,4 @@ def _next_grant(
         limited_by=limited_by,
         timeslice_us=client.timeslice_us,
         slot=client.slot,
-        period_us=policy.period_us if client.slot else 0,
     )

@@ -128,7 +128,25 @@ class Policy:
     window_contested_us: int = 4_000
 
     period_us: int = 100_000
-    """How often a client with a core limit has its slot: nobody waits longer for it (requirement B8)."""
+    """How often a client has its slot."""
+
+    longest_period_us: int = 200_000
+    """The same where slots leave nothing of the period, as long as nobody waits for its own for longer than"""
+
+    slot_wait_us: int = 100_000
+    """this,"""
+
+    slot_wait_each_us: int = 12_000
+    """or, of many clients, longer than this for each of the others (requirement B8),"""
+
+    slot_wait_margin_us: int = 5_000
+    """with what the one before may take longer than its slot."""
+
+    slot_contested_ns: int = 200 * MILLISECOND_NS
+    """Who has wanted nothing for so long has no slot between those of others without a core limit."""
+
+    most_in_turns: int = 4
+    """So many clients with unequal weights take turns by slots: each hand-over costs up to a millisecond."""
 
     busy_slice_us: int = 20_000
     """The mean hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""
@@ -147,9 +165,6 @@ class Policy:
 
     slice_wait_each_us: int = 12_000
     """or, of many clients, longer than this for each of the others."""
-
-    slot_permille: int = 975
-    """A client with a core limit leaves the others at least the rest of its slot."""
 
     switch_us: int = 200
     """What a switch between two clients takes (H200)."""

@@ -25,8 +25,6 @@ def decide_slices(
 ) -> None:
     """Sets the slice of each client: by weight where several keep the card busy, extremes where best effort yields,
     else, and wherever nothing is shared, the driver's own (0)."""
-    for client in clients:
-        client.keeps_busy = client.may_launch and _keeps_busy(client, policy)
     slices_us: dict[str, int] = {}
     if mode in _SHARED:
         terms = {client.key: allocations.get(client.allocation, _UNKNOWN) for client in clients}
@@ -61,40 +59,31 @@ def _slices_us(
 
 def _side_by_side(sharing: Sequence[Client], terms: Mapping[str, Allocation], policy: Policy) -> dict[str, int]:
     """By weight: long where all keep the card busy. Where not all do, one that is latency-critical has a long slice
-    beside short ones of the others, and without weights all have the driver's own."""
+    beside short ones of the others, and without weights all have the driver's own. Slots keep their owners apart."""
     if len(sharing) < 2:
         return {}
     critical = [client for client in sharing if terms[client.key].priority == Priority.LATENCY_CRITICAL]
-    # Who has a core limit takes no more than that however long its slice is.
-    if all(client.keeps_busy or client.slot for client in sharing) and len(critical) in (0, len(sharing)):
-        return _by_weight(sharing, terms, policy.busy_slice_us, policy)
+    free = [client for client in sharing if client.slot is None]
+    if all(client.keeps_busy for client in free) and len(critical) in (0, len(sharing)):
+        return _by_weight(free, terms, policy.busy_slice_us, policy)
     slices_us = {}
     if len({terms[client.key].weight for client in sharing}) > 1:
-        slices_us = _by_weight(sharing, terms, policy.mixed_slice_us, policy)
+        slices_us = _by_weight(free, terms, policy.mixed_slice_us, policy)
     return slices_us | dict.fromkeys((client.key for client in critical), policy.busy_slice_us)
 
 
 def _by_weight(
     sharing: Sequence[Client], terms: Mapping[str, Allocation], mean_us: int, policy: Policy
 ) -> dict[str, int]:
-    """Slices of at least two clients in the ratio of their shares, `mean_us` in the mean, or less where the smallest
-    would wait too long. Who has a core limit runs for its slot's part of the time only, and has its share in that."""
+    """Slices in the ratio of the shares, `mean_us` in the mean, or less where the smallest would wait too long. One
+    alone, beside such as have slots, has the driver's own."""
+    if len(sharing) < 2:
+        return {}
     shares = _shares(sharing, terms)
-    limited = {c.key: c.slot.length_us / policy.period_us for c in sharing if c.slot is not None}
-    free = [client.key for client in sharing if client.key not in limited]
-    if not free:
-        return {}  # their slots keep them apart
-    inside = {key: min(shares[key] / part, policy.slot_permille / 1000) for key, part in limited.items()}
-    if len(free) == 1:
-        turn_us = 2 * mean_us * (1 - max(inside.values()))
-    else:
-        longest_wait_us = max(policy.slice_wait_us, policy.slice_wait_each_us * (len(free) - 1))
-        least = min(shares[key] for key in free) / sum(shares[key] for key in free)
-        turn_us = min(len(free) * mean_us, (longest_wait_us - len(free) * policy.switch_us) / (1 - least))
-    slices_us = {key: turn_us * shares[key] / sum(shares[key] for key in free) for key in free}
-    for key, part in inside.items():
-        slices_us[key] = min(policy.slice_wait_us, turn_us * part / (1 - part))
-    return {key: max(1, round(slice_us)) for key, slice_us in slices_us.items()}
+    longest_wait_us = max(policy.slice_wait_us, policy.slice_wait_each_us * (len(sharing) - 1))
+    least = min(shares.values()) / sum(shares.values())
+    turn_us = min(len(sharing) * mean_us, (longest_wait_us - len(sharing) * policy.switch_us) / (1 - least))
+    return {key: max(1, round(turn_us * share / sum(shares.values()))) for key, share in shares.items()}
 
 
 def _shares(sharing: Sequence[Client], terms: Mapping[str, Allocation]) -> dict[str, float]:
@@ -103,12 +92,4 @@ def _shares(sharing: Sequence[Client], terms: Mapping[str, Allocation]) -> dict[
     for client in sharing:
         wanted.setdefault(client.allocation, {})[client.key] = 1.0
     weights = {client.allocation: terms[client.key].weight for client in sharing}
-    caps = {c.allocation: terms[c.key].core_limit_percent / 100 for c in sharing if c.slot is not None}
-    return split_card([Claim(keys, weights[name], caps.get(name)) for name, keys in wanted.items()])
-
-
-def _keeps_busy(client: Client, policy: Policy) -> bool:
-    """Whether its work keeps the card busy; who is counted as busy stays so until it clearly is not."""
-    if client.report is None:
-        return False
-    return client.report.busy_permille >= (policy.idle_permille if client.keeps_busy else policy.busy_permille)
+    return split_card([Claim(keys, weights[name]) for name, keys in wanted.items()])

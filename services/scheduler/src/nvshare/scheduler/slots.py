@@ -1,70 +1,117 @@
-"""Where the slots of clients with a core limit lie.
+"""Whose work runs in slots, and where they lie.
 
-All slots have one period. The ones of a GPU follow each other, so that clients which keep the card busy up to their
-limits do not meet there; limits that come to more than the period together are scaled in proportion (requirement B7).
+All slots of a GPU have one period and follow each other, so that clients which keep the card busy do not meet there.
+Who has a core limit has slots; limits that come to more than the period together are scaled in proportion (requirement
+B7). Clients that all keep the card busy take turns by slots, too, where hardware slices would not give them their
+shares: unequal ones, because a slice longer than a client's own burst weighs nothing, and any where slices are refused.
+
 A client's library takes the length of its slot as the busy time that it may have in each period (docs/protocol.md): so
-a slot that lies elsewhere delays nobody who stays below its limit. An allocation's limit is that of all its processes
+a slot that lies elsewhere delays nobody who stays below its limit. An allocation's share is that of all its processes
 together; those that want the GPU have equal parts of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.model import Allocation, Mode, Slot
 from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.shares import Claim, split_card
+
+_SIDE_BY_SIDE = (Mode.AUTO, Mode.CONCURRENT)
+_WHOLE = 0.999  # shares that leave nothing of the period, but for rounding
 
 
-def place_slots(parts: Sequence[tuple[str, int]], period_us: int) -> dict[str, Slot]:
-    """One slot after the other for these clients, each a key and its part of the period in parts per million. Parts
-    that add up to more than the whole are scaled."""
-    total_ppm = max(sum(part_ppm for _, part_ppm in parts), 1_000_000)
-    slots, before_ppm = {}, 0
-    for key, part_ppm in parts:
-        start_us = before_ppm * period_us // total_ppm
-        before_ppm += part_ppm
-        slots[key] = Slot(start_us, max(1, before_ppm * period_us // total_ppm - start_us))
+def place_slots(shares: Mapping[str, float], period_us: int) -> dict[str, Slot]:
+    """One slot after the other for these clients, from their shares of the card, which add up to 1 at most."""
+    slots, before = {}, 0.0
+    for key, share in shares.items():
+        start_us = round(before * period_us)
+        before += share
+        slots[key] = Slot(start_us, max(1, round(before * period_us) - start_us), period_us)
     return slots
+
+
+def period_us(shares: Mapping[str, float], policy: Policy) -> int:
+    """How often slots of these lengths come. Each hand-over costs up to a millisecond: where slots leave nothing of the
+    period they are as long as can be without making one wait for its own for longer than it may (requirement B8)."""
+    if len(shares) < 2 or sum(shares.values()) < _WHOLE:
+        return policy.period_us
+    longest_wait_us = max(policy.slot_wait_us, policy.slot_wait_each_us * (len(shares) - 1))
+    wished_us = (longest_wait_us - policy.slot_wait_margin_us) / (1 - min(shares.values()))
+    return round(min(max(policy.period_us, wished_us), policy.longest_period_us))
 
 
 def decide_slots(
     clients: Sequence[Client], allocations: Mapping[str, Allocation], mode: Mode, now_ns: int, policy: Policy
 ) -> int | None:
-    """Sets the slot of each client (None: it has no limit). Gives when that must be decided again although nothing
-    happens."""
+    """Sets the slot of each client (None: it may run at any time). Gives when that must be decided again although
+    nothing happens."""
     for client in clients:
         client.slot = None
     if mode == Mode.OFF:
         return None
+    terms = {client.key: allocations.get(client.allocation, Allocation(client.allocation)) for client in clients}
     wanting = [c for c in clients if c.may_launch and c.wants_the_card(now_ns, policy.contested_ns)]
-    limited = [client for client in clients if _limit_percent(client, allocations, wanting)]
-    competing = [client for client in limited if client in wanting]
-    slots = place_slots(_parts(competing, allocations), policy.period_us)
-    for client in limited:
-        # Who wants nothing has its slot ready, as if it were the next that wants something.
-        others = [*competing, client]
-        slot = slots.get(client.key) or place_slots(_parts(others, allocations), policy.period_us)[client.key]
-        client.slot = slot
-    expiries_ns = [c.demanded_ns + policy.contested_ns for c in wanting if not c.demand and c.demanded_ns is not None]
-    return min(expiries_ns, default=None)
-
-
-def _limit_percent(client: Client, allocations: Mapping[str, Allocation], wanting: Iterable[Client]) -> int:
-    """The core limit that holds for the client's allocation now; 0: none."""
-    allocation = allocations.get(client.allocation)
-    if allocation is None:
-        return 0
-    alone = all(other.allocation == client.allocation for other in wanting)
-    return 0 if allocation.core_burst and alone else allocation.core_limit_percent
-
-
-def _parts(competing: Sequence[Client], allocations: Mapping[str, Allocation]) -> list[tuple[str, int]]:
-    """Each client's part of the period in parts per million: its allocation's limit, shared equally."""
-    processes: dict[str, int] = {}
+    others = {client.allocation for client in wanting}
+    limited = [client for client in clients if _is_limited(terms[client.key], others)]
+    sharing = [client for client in wanting if client.wants_the_card(now_ns, policy.slot_contested_ns)]
+    in_turns = mode in _SIDE_BY_SIDE and _take_turns(sharing, limited, terms, policy)
+    competing = sharing if in_turns else [client for client in limited if client in wanting]
+    hands_on = len(competing) == len(wanting)
+    shares = _shares(competing, limited, terms, hands_on=hands_on)
+    slots = place_slots(shares, period_us(shares, policy))
     for client in competing:
-        processes[client.allocation] = processes.get(client.allocation, 0) + 1
-    return [
-        (client.key, allocations[client.allocation].core_limit_percent * 10_000 // processes[client.allocation])
-        for client in competing
+        client.slot = slots[client.key]
+    for client in limited:
+        if client.slot is None:  # who wants nothing has its slot ready, as if it were the next that wants something
+            shares = _shares([*competing, client], limited, terms, hands_on=hands_on)
+            client.slot = place_slots(shares, period_us(shares, policy))[client.key]
+    resting = [client for client in wanting if not client.demand and client.demanded_ns is not None]
+    ends_ns = [
+        ended_ns + after_ns
+        for ended_ns in (client.demanded_ns or 0 for client in resting)
+        for after_ns in (policy.slot_contested_ns, policy.contested_ns)
     ]
+    return min((end_ns for end_ns in ends_ns if end_ns > now_ns), default=None)
+
+
+def _is_limited(allocation: Allocation, wanting: set[str]) -> bool:
+    """Whether a core limit holds for the allocation now, with `wanting` the names of those that want the card."""
+    return allocation.core_limit_percent > 0 and not (allocation.core_burst and wanting <= {allocation.id})
+
+
+def _take_turns(
+    sharing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], policy: Policy
+) -> bool:
+    """Whether all that share the card run in slots, with core limits or without."""
+    if len(sharing) < 2 or not all(client.keeps_busy for client in sharing):
+        return False
+    if len({terms[client.key].priority for client in sharing}) > 1:
+        return False  # slices pause the ones for the others
+    some = [client for client in sharing if client in limited]
+    if some:
+        return len(some) < len(sharing)
+    if len(sharing) > policy.most_in_turns:
+        return False
+    shares = _shares(sharing, limited, terms, hands_on=True).values()
+    refused = any(client.report is not None and client.report.timeslice_failure for client in sharing)
+    return refused or min(shares) < _WHOLE * max(shares)
+
+
+def _shares(
+    competing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], *, hands_on: bool
+) -> dict[str, float]:
+    """What each of these clients has of the card while all want all of it; with what their limits leave over, where
+    nobody else wants that (`hands_on`), for those that may have more."""
+    wanted: dict[str, dict[str, float]] = {}
+    for client in competing:
+        wanted.setdefault(client.allocation, {})[client.key] = 1.0
+    capped = {client.allocation for client in limited}
+    claims = []
+    for name, keys in wanted.items():
+        own = terms[next(iter(keys))]
+        cap = own.core_limit_percent / 100 if name in capped else None
+        claims.append(Claim(keys, own.weight, cap, burst=own.core_burst and hands_on))
+    return split_card(claims)

@@ -104,7 +104,7 @@ def grant_to(grant: Grant, gpu: str, client: str, build: str, protocol: int) -> 
         timeslice_us=grant.timeslice_us,
         slot_start_us=grant.slot.start_us if grant.slot else 0,
         slot_length_us=grant.slot.length_us if grant.slot else 0,
-        period_us=grant.period_us,
+        period_us=grant.slot.period_us if grant.slot else 0,
     )
 
 
