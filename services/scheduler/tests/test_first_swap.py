@@ -138,13 +138,14 @@ def test_b2_of_four_that_load_at_once_the_first_has_all_its_memory_before_anythi
     assert world.link.moved_bytes == 0
 
 
-def test_b2_the_younger_of_two_that_start_together_does_not_load_first_because_it_asks_first() -> None:
+@pytest.mark.parametrize("rest_ms", [0, 300, 5000])
+def test_b2_who_asks_first_loads_first_however_long_the_other_has_been_there(rest_ms: int) -> None:
     world = Simulation(Mode.AUTO, CARD, quantum_ns=3 * SECOND_NS)
     slow = Swapping(pool_bytes_per_second=2 * GIB)
-    for pause_ns in (285 * MILLISECOND_NS, 280 * MILLISECOND_NS):
-        steps = [Sleep(pause_ns), *as_pytorch_loads(14 * GIB), Compute(60 * SECOND_NS)]
+    for pause_ms in (rest_ms + 5, rest_ms):
+        steps = [Sleep(pause_ms * MILLISECOND_NS), *as_pytorch_loads(14 * GIB), Compute(60 * SECOND_NS)]
         start(world, *steps, swapping=slow)
-    world.run(5 * SECOND_NS)
+    world.run(4 * SECOND_NS + rest_ms * MILLISECOND_NS)
     assert world.link.moved_bytes == 0
 
 

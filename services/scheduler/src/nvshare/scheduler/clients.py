@@ -79,6 +79,7 @@ class Client:
     slots_part: float = 1.0  # the least that its slots left it of the time between its last two reports
     slot_part_reported: float = 1.0  # what they left it when it last reported
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
+    began_ns: int | None = None  # since when it has memory, or asks for its first
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
     beyond_ns: int | None = None  # since when its wish is beyond its limit
     place_ns: int | None = None  # since when it has a place: all of its memory is promised; None: it has none
@@ -244,6 +245,10 @@ class Client:
                 self.pool_grew_ns = now_ns
             if report.launches != before.launches:
                 self.progress_ns = now_ns
+        if self.wish_bytes == 0:
+            self.began_ns = None
+        elif self.began_ns is None:
+            self.began_ns = now_ns
         if self.resident_bytes != before_resident_bytes:
             self.resident_moved, self.moved_ns = True, now_ns
             self.most_resident_bytes = max(self.most_resident_bytes, self.resident_bytes)

@@ -23,7 +23,7 @@ def older_loads_until(
 ) -> int | None:
     """The time at which older clients will have loaded, if the client must wait for them before it may come to
     `wish_bytes`; else None. `served` are given memory in this pass. Those that can be moved, and those that cannot,
-    wait among themselves. One that can be moved and has just started counts as loading before it asks for anything."""
+    wait among themselves."""
     if client.swaps:
         comes_in = moment.serial or client.ruling != Ruling.NONE or client.coming
         if comes_in or wish_bytes <= room.capacity_bytes // 8:
@@ -36,9 +36,7 @@ def older_loads_until(
     older = [
         other
         for other in alike
-        if other.reachable
-        and (other.wish_bytes > 0 or other.swaps)
-        and _is_older(other, client, other in served, moment.now_ns)
+        if other.reachable and other.wish_bytes > 0 and _is_older(other, client, other in served, moment.now_ns)
     ]
     ends_ns = (loads_until_ns(other, other.coming or other in served, moment) for other in older)
     end_ns = max(ends_ns, default=moment.now_ns)
@@ -56,7 +54,8 @@ def loads_until_ns(client: Client, is_served: bool, moment: Moment) -> int:
         return min(client.grew_ns + policy.loading_quiet_ns, admitted_ns + policy.loading_limit_ns)
     if client.has_left or client.must_leave:
         return 0
-    limit_ns = admitted_ns + client.stood_ns + min(moment.quantum_ns, policy.movable_loading_limit_ns)
+    begins_ns = max(admitted_ns, client.began_ns or 0)
+    limit_ns = begins_ns + client.stood_ns + min(moment.quantum_ns, policy.movable_loading_limit_ns)
     if not client.allocation_waits or client.memory_wait_ns is None:
         return min(client.grew_ns + policy.movable_quiet_ns, limit_ns)
     if client.memory_wait_ns >= limit_ns:
@@ -87,12 +86,13 @@ def _admitted_ns(client: Client, is_served: bool, now_ns: int) -> int | None:
 
 
 def _is_older(one: Client, other: Client, is_served: bool, now_ns: int) -> bool:
-    """Whether `one` was admitted before `other`, now if it `is_served`, or before a movable `other` began to wait: else
-    it would wait for all that come later. Nobody is older than itself."""
+    """Whether `one` has been admitted, now if it `is_served`, and has had memory for longer than `other`. What can be
+    moved is as old as its first memory, or its asking for it: it has a promise of some from its start, long before.
+    Nobody is older than itself."""
     admitted_ns = _admitted_ns(one, is_served, now_ns)
     if admitted_ns is None:
         return False
-    since_ns = other.admitted_ns
-    if since_ns is None and other.swaps:
-        since_ns = other.memory_wait_ns
-    return since_ns is None or (admitted_ns, one.order) < (since_ns, other.order)
+    ages_ns = (one.began_ns, other.began_ns) if one.swaps else (admitted_ns, other.admitted_ns)
+    if ages_ns[0] is None or ages_ns[1] is None:
+        return ages_ns[0] is not None
+    return (ages_ns[0], one.order) < (ages_ns[1], other.order)
