@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from nvshare.cli.bench.busy import PAIR_SMALL_AUTO, QUAD_SMALL_AUTO, WEIGHTED
 from nvshare.cli.bench.core_quotas import QUOTA_PAIRS, QUOTA_SOLO
+from nvshare.cli.bench.core_quotas_two_gpus import QUOTA_TWO_GPUS
 from nvshare.cli.bench.demo import DEMO
 from nvshare.cli.bench.gang_pair import GANG_PAIR
 from nvshare.cli.bench.grant_latency import GRANT_LATENCY
@@ -46,6 +47,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         PRIORITY,
         QUOTA_SOLO,
         QUOTA_PAIRS,
+        QUOTA_TWO_GPUS,
         TWO_GPUS,
         GANG_PAIR,
         LAUNCH_OVERHEAD,
