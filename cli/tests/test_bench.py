@@ -72,6 +72,15 @@ async def test_a10_the_idle_trio_is_compared_with_one_alone_and_without_nvshare(
     assert result.summary["swap_bytes"] == 0
 
 
+@pytest.mark.heavy
+async def test_b9_a_busy_program_follows_its_compute_quota_up_and_down() -> None:
+    result = await run_scenario("quota-live", BenchOptions(emulated=True, seconds=4.0))
+    assert result.ok
+    under = {row.name.split(",")[0]: row.solo_ratio or 0 for row in result.rows if row.name.startswith("under")}
+    assert 0 < under["under 30 %"] < under["under 60 %"] < under["under 90 %"]
+    assert 0 <= result.summary["effect_seconds"] <= result.summary["settled_seconds"]
+
+
 async def test_a5_two_large_programs_take_turns_and_both_have_the_checksum_that_they_have_alone() -> None:
     result = await run_scenario("pair-large-auto", BenchOptions(emulated=True, seconds=1.0, quantum=0.4))
     assert result.ok, [row.status for row in result.rows]

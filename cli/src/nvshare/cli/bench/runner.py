@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from nvshare.cli.bench.busy import PAIR_SMALL_AUTO, QUAD_SMALL_AUTO, WEIGHTED
+from nvshare.cli.bench.core_quota_live import QUOTA_LIVE
 from nvshare.cli.bench.core_quotas import QUOTA_PAIRS, QUOTA_SOLO
 from nvshare.cli.bench.core_quotas_two_gpus import QUOTA_TWO_GPUS
 from nvshare.cli.bench.demo import DEMO
@@ -48,6 +49,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         QUOTA_SOLO,
         QUOTA_PAIRS,
         QUOTA_TWO_GPUS,
+        QUOTA_LIVE,
         TWO_GPUS,
         GANG_PAIR,
         LAUNCH_OVERHEAD,
