@@ -137,6 +137,14 @@ def test_what_is_pinned_what_failed_and_what_is_ready_have_lines_with_the_reason
         assert words in text
 
 
+def test_who_runs_in_slots_or_with_slices_of_its_own_is_seen(reply: StatusReply) -> None:
+    first, second, *_ = reply.gpus[0].clients
+    first.slot_length_us, first.period_us = 95_000, 190_000
+    second.timeslice_us = 1
+    assert "training: runs for 95 ms of each 190 ms" in shown(reply)
+    assert "inference: has hardware time slices of 0.001 ms" in shown(reply)
+
+
 def test_a6_the_quantum_in_force_says_whether_it_follows_the_swap_time(reply: StatusReply) -> None:
     gpu = reply.gpus[0]
     gpu.mode, gpu.quantum_us, gpu.quantum_auto, gpu.max_wait_us = MODE_AUTO, 12_340_000, True, 30_000_000

@@ -62,7 +62,7 @@ def test_beside_one_that_is_not_busy_nobody_s_slice_is_long(make_desk: MakeDesk)
 def test_who_wants_nothing_for_a_while_makes_nobody_wait(make_desk: MakeDesk) -> None:
     desk = desk_of(make_desk, BUSY, BUSY, IDLE)
     desk.follow("c", demand=False)
-    desk.pass_time(2 * desk.policy.contested_ns)
+    desk.pass_time(desk.policy.contested_ns)
     desk.follow("a")
     assert slices(desk) == [LONG_US, LONG_US, 0]
 

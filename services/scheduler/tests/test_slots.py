@@ -221,6 +221,21 @@ def test_where_slices_are_refused_busy_clients_take_turns(make_desk: MakeDesk) -
     assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4)
 
 
+def test_two_that_never_rest_take_turns(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    busy(desk, "a")
+    busy(desk, "b")
+    assert parts(desk, "a", "b") == [1, 1]
+    for _ in range(4):
+        desk.pass_time(desk.policy.steady_ns // 4)
+        busy(desk, "a")
+        busy(desk, "b")
+    assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4)
+    desk.follow("a", demand=False, busy_permille=990)
+    busy(desk, "a")
+    assert parts(desk, "a", "b") == [1, 1], "somebody may wait for its bursts"
+
+
 @pytest.mark.parametrize("mode", [Mode.SERIAL, Mode.OFF])
 def test_where_nothing_is_shared_nobody_takes_turns_by_slots(mode: Mode, make_desk: MakeDesk) -> None:
     desk = make_desk(mode)

@@ -154,7 +154,7 @@ def _of(part_bytes: int, whole_bytes: int) -> str:
 
 
 def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text]:
-    """What is worth a line of its own: memory that cannot leave, memory that could not be moved, the host's part."""
+    """What is worth a line of its own: memory that cannot leave or could not be moved, the host's part, its turns."""
     who = client_name(client, allocation)
     if client.pinned_bytes:
         why = f": {client.pinned_reason}" if client.pinned_reason else ""
@@ -167,6 +167,10 @@ def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text
         yield Text(
             f"  {who}: memory could not be moved {client.swap_failures} times, the last time{why}", style="bold red"
         )
+    if client.period_us:
+        yield Text(f"  {who}: runs for {client.slot_length_us / 1000:.3g} ms of each {client.period_us / 1000:.3g} ms")
+    if client.timeslice_us:
+        yield Text(f"  {who}: has hardware time slices of {client.timeslice_us / 1000:.3g} ms")
     if client.timeslice_failure:
         yield Text(f"  {who}: keeps the driver's time slices: {client.timeslice_failure}")
     if client.gang:

@@ -145,6 +145,10 @@ class Policy:
     slot_contested_ns: int = 200 * MILLISECOND_NS
     """Who has wanted nothing for so long has no slot between those of others without a core limit."""
 
+    steady_ns: int = 2 * SECOND_NS
+    """Two with equal shares take turns by slots, too, if neither has rested for so long: somebody may wait for what one
+    that rests does between, and it would wait for its slot."""
+
     most_in_turns: int = 4
     """So many clients with unequal weights take turns by slots: each hand-over costs up to a millisecond."""
 

@@ -3,7 +3,8 @@
 All slots of a GPU have one period and follow each other, so that clients which keep the card busy do not meet there.
 Who has a core limit has slots; limits that come to more than the period together are scaled in proportion (requirement
 B7). Clients that all keep the card busy take turns by slots, too, where hardware slices would not give them their
-shares: unequal ones, because a slice longer than a client's own burst weighs nothing, and any where slices are refused.
+shares: unequal ones, because a slice longer than a client's own burst weighs nothing, and any where slices are refused;
+and two that never rest, because slots waste less: a slice of 20 ms is as short as a burst of 10 for who waits so often.
 
 A client's library takes the length of its slot as the busy time that it may have in each period (docs/protocol.md): so
 a slot that lies elsewhere delays nobody who stays below its limit. An allocation's share is that of all its processes
@@ -57,7 +58,7 @@ def decide_slots(
     others = {client.allocation for client in wanting}
     limited = [client for client in clients if _is_limited(terms[client.key], others)]
     sharing = [client for client in wanting if client.wants_the_card(now_ns, policy.slot_contested_ns)]
-    in_turns = mode in _SIDE_BY_SIDE and _take_turns(sharing, limited, terms, policy)
+    in_turns = mode in _SIDE_BY_SIDE and _take_turns(sharing, limited, terms, now_ns, policy)
     competing = sharing if in_turns else [client for client in limited if client in wanting]
     hands_on = len(competing) == len(wanting)
     shares = _shares(competing, limited, terms, hands_on=hands_on)
@@ -83,7 +84,7 @@ def _is_limited(allocation: Allocation, wanting: set[str]) -> bool:
 
 
 def _take_turns(
-    sharing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], policy: Policy
+    sharing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], now_ns: int, policy: Policy
 ) -> bool:
     """Whether all that share the card run in slots, with core limits or without."""
     if len(sharing) < 2 or not all(client.keeps_busy for client in sharing):
@@ -97,7 +98,9 @@ def _take_turns(
         return False
     shares = _shares(sharing, limited, terms, hands_on=True).values()
     refused = any(client.report is not None and client.report.timeslice_failure for client in sharing)
-    return refused or min(shares) < _WHOLE * max(shares)
+    if refused or min(shares) < _WHOLE * max(shares):
+        return True
+    return len(sharing) == 2 and all(now_ns - client.rested_ns >= policy.steady_ns for client in sharing)
 
 
 def _shares(
