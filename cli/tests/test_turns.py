@@ -7,6 +7,7 @@ from nvshare.cli.bench.timeline import SeenGrant, SeenReport
 from nvshare.cli.bench.turns import (
     finish_spread,
     iteration_ns,
+    longest_slot_wait_ms,
     longest_wait_seconds,
     revocations,
     switches,
@@ -40,6 +41,17 @@ def test_the_spread_of_finish_times_counts_from_the_common_start() -> None:
 def test_the_longest_wait_includes_the_one_before_the_first_progress() -> None:
     assert longest_wait_seconds(0, [(500 * MS, 0), (600 * MS, 5)]) == 0.5
     assert longest_wait_seconds(0, FIRST) == pytest.approx(1.2)
+
+
+def test_b8_the_wait_for_a_slot_does_not_count_the_work_between_two_points() -> None:
+    slots = [(0, 0), (10 * MS, 10), (90 * MS, 20), (100 * MS, 30), (190 * MS, 40)]
+    assert longest_slot_wait_ms(slots, (0, 100 * MS), solo_speed=1000.0) == pytest.approx(70.0)
+    assert longest_slot_wait_ms(slots, (0, 200 * MS), solo_speed=1000.0) == pytest.approx(80.0)
+
+
+def test_who_makes_no_progress_in_a_window_waits_in_it_all_the_time() -> None:
+    away = [(0, 0), (10 * MS, 10), (500 * MS, 10), (510 * MS, 20)]
+    assert longest_slot_wait_ms(away, (100 * MS, 400 * MS), solo_speed=1000.0) == pytest.approx(300.0)
 
 
 def test_the_time_of_an_iteration_does_not_count_the_pauses() -> None:

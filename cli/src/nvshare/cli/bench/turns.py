@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from nvshare.cli.bench.throughput import Progress
+from nvshare.cli.bench.throughput import Progress, iterations_at
 from nvshare.cli.bench.timeline import SeenGrant, SeenReport
 
 REPORTED_NS = 100_000_000  # in which all that was moved for a switch has been reported
@@ -46,6 +46,17 @@ def longest_wait_seconds(start_ns: int, progress: Progress) -> float:
     """The longest time without progress, from the common start to the program's end."""
     times = [start_ns, *(time_ns for time_ns, _ in progress)]
     return max(later - earlier for earlier, later in pairwise(times)) / 1e9
+
+
+def longest_slot_wait_ms(progress: Progress, window: tuple[int, int], solo_speed: float) -> float:
+    """The longest wait between two points within a window (first and last moment, ns): the time between them less what
+    the iterations between them take at the `solo_speed` (a second)."""
+    inside = [(time_ns, float(done)) for time_ns, done in progress if window[0] < time_ns < window[1]]
+    first, last = ((time_ns, iterations_at(progress, time_ns)) for time_ns in window)
+    return max(
+        (later[0] - earlier[0]) / 1e6 - (later[1] - earlier[1]) / solo_speed * 1e3
+        for earlier, later in pairwise([first, *inside, last])
+    )
 
 
 def iteration_ns(progress: Progress) -> float:
