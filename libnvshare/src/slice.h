@@ -15,8 +15,8 @@
 #include <stdint.h>
 
 // Sees to it that the device's compute groups have this slice, those included that were made since; 0: their own. It is
-// read again after 50 ms, and then less and less often, and set again where it was lost. Quick when nothing changed, else
-// 1 ms a group.
+// read again after 50 ms, and then less and less often, and set again where it was lost. Quick when nothing changed,
+// else 1 ms a group.
 void nvs_slice_follow(struct nvs_device *device, uint32_t timeslice_us, uint64_t now_ns);
 
 // The slice in force, 0: the driver's own; and why none can be set, "": it can.
