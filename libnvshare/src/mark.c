@@ -119,8 +119,8 @@ static bool nvs_stream_extend(struct nvs_stream *stream, uint64_t launched) {
     return true;
 }
 
-// How many calls the next batch has. Where a budget is nearly used up by what is in flight, batches get shorter, so that
-// what passes its end is short, too: whoever has the card next runs beside it until it has ended, and both pay.
+// How many calls the next batch has. Where a budget is nearly used up by what is in flight, batches get shorter, so
+// that what passes its end is short, too: whoever has the card next runs beside it until it has ended, and both pay.
 static uint64_t nvs_stream_next_batch(const struct nvs_stream *stream) {
     const struct nvs_device *device = stream->device;
     uint64_t limit_ns = atomic_load_explicit(&device->busy_limit_ns, memory_order_relaxed);

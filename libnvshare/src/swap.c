@@ -68,7 +68,8 @@ static void nvs_mover_troubled(struct nvs_device *device, const struct nvs_troub
     struct nvs_mover *mover = nvs_mover_of(device);
     if (nvs_fault_is_final(trouble->result))
         nvs_fault_tell(device, trouble->result);
-    bool fresh = mover->retry_ns == 0;
+    // A driver that has ended says that the program does: its memory goes with it, and nobody is to be told.
+    bool fresh = mover->retry_ns == 0 && trouble->result != CUDA_ERROR_DEINITIALIZED;
     mover->retry_ns = nvs_clock_ns() + (trouble->card ? NVS_RETRY_CARD_NS : NVS_RETRY_HOST_NS);
     if (fresh)
         nvs_swap_failed(device, trouble->reason);
