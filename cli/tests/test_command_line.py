@@ -124,6 +124,14 @@ def test_percentages_out_of_bounds_are_refused_with_what_is_allowed(
     assert "percentages from 1 to 100" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("work", ["", "huge", "plain,huge", "plain,"])
+def test_kinds_of_work_that_there_are_not_are_refused_with_those_that_there_are(
+    work: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "quota-solo", "--emulate", "--work", work]) == 2
+    assert "plain,graphs,long,sync,tiny" in capsys.readouterr().err
+
+
 def hide_real_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a machine with a GPU look like one without: NVML is not found."""
     monkeypatch.setenv("LD_LIBRARY_PATH", "/nonexistent")

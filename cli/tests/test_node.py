@@ -97,9 +97,10 @@ def test_the_allocation_ends_with_the_program(
     assert list(NodeDirectory(node_dir).allocations.iterdir()) == []
 
 
-def test_a_program_under_run_computes_on_the_card(node_dir: Path, nvshare: Command) -> None:
+@pytest.mark.parametrize("kernels", ["sums", "graphs"])
+def test_a_program_under_run_computes_on_the_card(kernels: str, node_dir: Path, nvshare: Command) -> None:
     workload = [sys.executable, "-m", "nvshare.cli.workloads.emulated", "--name", "small", "--iterations", "60"]
-    size = ["--memory-bytes", str(2**30), "--kernel-ns", "100000"]
+    size = ["--memory-bytes", str(2**30), "--kernel-ns", "100000", "--kernels", kernels]
     answer = nvshare("run", "--node-dir", str(node_dir), "--", *workload, *size)
     assert answer.returncode == 0, answer.stderr
     result = json.loads(answer.stdout)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nvshare.cli.arguments import USAGE, emulated_gpus, gpu_indices, mode_name, parse_quantum, size_bytes
+from nvshare.cli.bench.kinds_of_work import KINDS_OF_WORK, PLAIN
 from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
 from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
@@ -63,6 +64,9 @@ def bench(
     mode: Annotated[str | None, typer.Option(metavar="M", help="The node's mode. Default: the scenario's own.")] = None,
     quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
     cores: Annotated[str | None, typer.Option(metavar="P[,P]", help="Percentages of quota-solo.")] = None,
+    work: Annotated[
+        str, typer.Option(metavar="KIND[,KIND]", help=f"Work of quota-solo, quota-pairs: {', '.join(KINDS_OF_WORK)}.")
+    ] = PLAIN,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
     ] = None,
@@ -99,6 +103,7 @@ def bench(
         mode=mode_name(mode),
         quantum=parse_quantum(quantum),
         cores=_percentages(cores),
+        work=_kinds_of_work(work),
         command=str(context.obj),
     )
     results = [_run_and_show(name, options) for name in scenarios]
@@ -114,6 +119,14 @@ def _percentages(text: str | None) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() and 1 <= int(part) <= 100 for part in parts):
         raise CommandError(f"--cores {text}: give percentages from 1 to 100, such as 10,25,50", USAGE)
     return tuple(int(part) for part in parts)
+
+
+def _kinds_of_work(text: str) -> tuple[str, ...]:
+    """Of --work. Raises CommandError."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",")))
+    if not all(kind in KINDS_OF_WORK for kind in kinds):
+        raise CommandError(f"--work {text}: give one or more of {','.join(KINDS_OF_WORK)}", USAGE)
+    return kinds
 
 
 def demo() -> None:

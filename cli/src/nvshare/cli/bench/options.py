@@ -13,8 +13,8 @@ class BenchOptions:
 
     `gpus` are the real GPUs to run on, by index (empty: all). `pairs` is how often a comparison is made.
     `gpu_memory_bytes` is the card's size on an emulated GPU and the logical capacity on a real one. `mode` is the
-    node's, None the scenario's own. `cores` are the percentages of quota-solo (empty: its own). `command` is the
-    command line for the record.
+    node's, None the scenario's own. `cores` are the percentages of quota-solo (empty: its own), `work` the kinds of
+    work of quota-solo and quota-pairs (kinds_of_work.py). `command` is the command line for the record.
     """
 
     emulated: bool = False
@@ -27,4 +27,5 @@ class BenchOptions:
     mode: str | None = None
     quantum: Quantum | None = None
     cores: tuple[int, ...] = ()
+    work: tuple[str, ...] = ("plain",)
     command: str = ""

@@ -1,7 +1,8 @@
 """A workload for the emulated GPU, on `cuda-bindings`: `z = z + y` over and over, in kernels of a given time.
 
 Four buffers of equal size, as PyTorch's `z = x + y` has with its old and its new result; or, with `--blocks`, the many
-blocks of a training step, to each of which one is added in each iteration. The sums are small whole numbers, exact in
+blocks of a training step, to each of which one is added in each iteration. With `--kernels graphs` an iteration is a
+CUDA graph of several sums. The sums are small whole numbers, exact in
 float32, so the checksum says how many of the launches took effect: one that is lost, doubled or sees other data changes
 it. Prints one JSON line.
 """
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from cuda.bindings import driver
 
 from nvshare.cli.workloads.blocks import training_step_blocks
-from nvshare.cli.workloads.loop import argument_parser, measure_as_asked, print_answer, wait_for_start
+from nvshare.cli.workloads.loop import GRAPH_KERNELS, argument_parser, measure_as_asked, print_answer, wait_for_start
 
 KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
 BUFFERS = 4
@@ -144,6 +145,24 @@ class Sums:
         return expected_checksum(float(self._seed + self._launches), self._elements)
 
 
+class GraphedSums(Sums):
+    """The same, with an iteration of several sums in one CUDA graph."""
+
+    def __init__(self, card: Card, memory_bytes: int, kernel_ns: int, seed: int) -> None:
+        super().__init__(card, memory_bytes, kernel_ns, seed)
+        card.synchronize()
+        call(driver.cuStreamBeginCapture, card.stream, driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)
+        for _ in range(GRAPH_KERNELS):
+            super().step()
+        self._graph = call(driver.cuGraphInstantiate, call(driver.cuStreamEndCapture, card.stream), 0)
+        self._launches = 0  # none of them has run yet
+
+    def step(self) -> None:
+        self._card.select()
+        call(driver.cuGraphLaunch, self._graph, self._card.stream)
+        self._launches += GRAPH_KERNELS
+
+
 class Blocks:
     """The blocks of a training step: each iteration adds one to all, in kernels that take `kernel_ns` together."""
 
@@ -214,7 +233,8 @@ def main() -> None:
     cards = [Card(index) for index in range(arguments.gpus)]
     if arguments.wait_for_memory:
         wait_for_start()
-    kind: type[Blocks] | type[Sums] = Blocks if arguments.blocks else Sums
+    sums = GraphedSums if arguments.kernels == "graphs" else Sums  # what a product takes, --kernel-ns says
+    kind: type[Blocks] | type[Sums] = Blocks if arguments.blocks else sums
     works: list[Work] = [kind(card, arguments.memory_bytes, arguments.kernel_ns, arguments.seed) for card in cards]
     growths = [Growth(card, max(0, arguments.grow_to_bytes - arguments.memory_bytes)) for card in cards]
 

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 BATCH_ITERATIONS = 20  # between two synchronisations
 WARM_UP_ITERATIONS = 2 * BATCH_ITERATIONS
 PROGRESS_MS = 100.0
+KERNELS = ("sums", "graphs", "products")
+GRAPH_KERNELS = 10  # even: buffers that change places are where they were after each launch
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,9 @@ def measure(
     return Measurement(done, started, now, tuple(progress), tuple(bursts_us))
 
 
-def warm_up(launch: Callable[[], None], synchronize: Callable[[], None]) -> None:
+def warm_up(launch: Callable[[], None], synchronize: Callable[[], None], iterations: int = WARM_UP_ITERATIONS) -> None:
     """Launch a little, so that what happens once only is not measured."""
-    for _ in range(WARM_UP_ITERATIONS):
+    for _ in range(iterations):
         launch()
     synchronize()
 
@@ -128,6 +130,12 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--burst-iterations", type=int, default=default.burst_iterations, help="between two pauses")
     parser.add_argument("--pause-ms", type=float, default=default.pause_ms, help="length of a pause; 0: none")
     parser.add_argument("--rhythm-seed", type=int, default=default.seed, help="bursts and pauses vary; 0: they do not")
+    parser.add_argument(
+        "--kernels",
+        choices=KERNELS,
+        default=KERNELS[0],
+        help=f"an iteration is one sum, a CUDA graph of {GRAPH_KERNELS} sums, or a product, which takes long",
+    )
     parser.add_argument("--blocks", action="store_true", help="memory in the blocks of a training step")
     parser.add_argument("--grow-to-bytes", type=int, default=0, help="grow so far, in steps over the whole run")
     return parser
@@ -170,7 +178,7 @@ def measure_as_asked(
     after_batch: Callable[[float], None] | None = None,
 ) -> Measurement:
     """Warm up, wait for the harness where that is asked for, and measure by the arguments that all workloads have."""
-    warm_up(launch, synchronize)
+    warm_up(launch, synchronize, min(WARM_UP_ITERATIONS, 2 * arguments.batch_iterations))
     if arguments.wait_for_start:
         wait_for_start()
     return measure(

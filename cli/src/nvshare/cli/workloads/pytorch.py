@@ -1,7 +1,8 @@
 """A PyTorch workload: `z = x + y` on square float32 tensors, again and again, unmodified PyTorch.
 
 The same as the predecessor's test programs: 28000 a side is *large* (12 GB with the old and the new result), 14000 is
-*small*. With `--blocks` it has the many tensors of a training step instead, and adds one to each. Prints one JSON line.
+*small*. With `--blocks` it has the many tensors of a training step instead, and adds one to each; with `--kernels` the
+sums come in CUDA graphs, or products take their place. Prints one JSON line.
 Run it with the Python that has PyTorch.
 """
 
@@ -10,7 +11,7 @@ from typing import Protocol
 import torch
 
 from nvshare.cli.workloads.blocks import training_step_blocks
-from nvshare.cli.workloads.loop import argument_parser, measure_as_asked, print_answer, wait_for_start
+from nvshare.cli.workloads.loop import GRAPH_KERNELS, argument_parser, measure_as_asked, print_answer, wait_for_start
 
 PERIODS = (1021, 509)  # of the patterns of x and y
 GROWTH_STEPS = 12
@@ -80,6 +81,39 @@ class Sums:
         return wrong_elements(self.z) == 0
 
 
+class GraphedSums(Sums):
+    """The same, with an iteration of several sums in one CUDA graph, whose results lie in the graph's own memory."""
+
+    def __init__(self, side: int, device: torch.device) -> None:
+        super().__init__(side, device)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=torch.cuda.Stream(device)):
+            for _ in range(GRAPH_KERNELS):
+                super().step()
+
+    def step(self) -> None:
+        self._graph.replay()
+
+
+class Products:
+    """`z = x @ y` on square matrices: one long kernel. Its sums are not exact, but the same each time."""
+
+    def __init__(self, side: int, device: torch.device) -> None:
+        self._x, self._y = (patterned(side, period, device) for period in PERIODS)
+        torch.cuda.empty_cache()
+        self._first = self._x @ self._y
+        self._z = self._first
+
+    def step(self) -> None:
+        self._z = self._x @ self._y
+
+    def checksum(self) -> int:
+        return checksum_of(self._z)
+
+    def correct(self) -> bool:
+        return bool(torch.equal(self._z, self._first))
+
+
 class Blocks:
     """The tensors of a training step, as many as `memory_bytes` hold: each iteration adds one to all of them."""
 
@@ -135,8 +169,10 @@ def main() -> None:
             torch.cuda.synchronize(device)
         wait_for_start()
     memory_bytes = 4 * 4 * arguments.side**2
+    kinds: dict[str, type[Sums] | type[Products]] = {"sums": Sums, "graphs": GraphedSums, "products": Products}
+    kind = kinds[arguments.kernels]
     works: list[Work] = [
-        Blocks(memory_bytes, arguments.seed, device) if arguments.blocks else Sums(arguments.side, device)
+        Blocks(memory_bytes, arguments.seed, device) if arguments.blocks else kind(arguments.side, device)
         for device in devices
     ]
     growths = [Growth(max(0, arguments.grow_to_bytes - memory_bytes), device) for device in devices]
