@@ -1,10 +1,12 @@
 """Shares of a card's time: water-filling with caps, weights and best effort."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvshare.scheduler.shares import Claim, split_card
+from nvshare.scheduler.shares import Claim, split_by_use, split_card
 
 TOLERANCE = 1e-9
 
@@ -154,3 +156,50 @@ def test_processes_of_an_allocation_split_its_share_by_what_they_want() -> None:
 def test_more_processes_make_no_larger_share() -> None:
     shares = split_card([Claim({"a": 1.0, "b": 1.0}), claim("c")])
     assert shares == pytest.approx({"a": 0.25, "b": 0.25, "c": 0.5})
+
+
+uses = st.lists(st.one_of(st.just(0.0), st.just(1.0), st.floats(0.0, 1.0)), min_size=1, max_size=20)
+totals = st.one_of(st.just(1.0), st.floats(0.001, 1.0))
+
+
+def parts(total: float, *used: float) -> list[float]:
+    """The parts of processes that use so much of the card, in their order."""
+    return list(split_by_use(total, {str(number): use for number, use in enumerate(used)}).values())
+
+
+@given(totals, uses)
+def test_all_of_an_allocation_s_share_is_split_whatever_its_processes_use(total: float, used: list[float]) -> None:
+    assert sum(parts(total, *used)) == pytest.approx(total)
+
+
+@given(totals, uses)
+def test_no_process_has_less_than_it_uses_or_an_equal_part(total: float, used: list[float]) -> None:
+    equal = total / len(used)
+    assert all(part >= min(1.25 * use, equal) - TOLERANCE for part, use in zip(parts(total, *used), used, strict=True))
+
+
+@given(totals, uses)
+def test_who_uses_more_has_no_smaller_part(total: float, used: list[float]) -> None:
+    ordered = parts(total, *sorted(used))
+    assert all(one <= other + TOLERANCE for one, other in pairwise(ordered))
+
+
+@given(totals, uses)
+def test_a_process_that_uses_nothing_has_something_to_begin_with(total: float, used: list[float]) -> None:
+    assert min(parts(total, *used)) >= total / len(used) / 4 - TOLERANCE
+
+
+@given(totals, st.integers(1, 20), st.data())
+def test_while_nobody_uses_much_of_an_equal_part_all_have_equal_parts(
+    total: float, processes: int, data: st.DataObject
+) -> None:
+    equal = total / processes
+    used = data.draw(st.lists(st.floats(0.0, 0.66 * equal), min_size=processes, max_size=processes))
+    assert parts(total, *used) == pytest.approx([equal] * processes)
+
+
+def test_what_a_process_does_not_use_the_others_may_have() -> None:
+    assert parts(0.3, 1.0, 1.0) == pytest.approx([0.15, 0.15])
+    assert parts(0.3, 0.02, 1.0) == pytest.approx([0.0375, 0.2625])
+    assert parts(0.3, 0.02, 1.0, 1.0) == pytest.approx([0.05, 0.125, 0.125])
+    assert parts(0.3, 0.02, 0.13) == pytest.approx([0.075, 0.225]), "who uses little has what the other does not want"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from services.scheduler.tests.conftest import Desk, MakeDesk
 
 from nvshare.scheduler.model import Allocation, Mode, Slot
-from nvshare.scheduler.policy import Policy
+from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.slots import place_slots
 
 PERIOD_US = Policy().period_us
@@ -243,6 +243,128 @@ def test_where_nothing_is_shared_nobody_takes_turns_by_slots(mode: Mode, make_de
     busy(desk, "b")
     weigh(desk, "b", 400)
     assert parts(desk, "a", "b") == [1, 1]
+
+
+def live(desk: Desk, seconds: float, **wants: float) -> None:
+    """For so long the programs use what they want of the card, or all that their slots leave them, and report it."""
+    for _ in range(round(2 * seconds)):
+        used = {name: min(want, part) for (name, want), part in zip(wants.items(), parts(desk, *wants), strict=True)}
+        desk.pass_time(SECOND_NS // 2, heartbeats=False)
+        for name, use in used.items():
+            launches = desk.programs[name].report.launches + 1
+            desk.follow(name, demand=True, busy_permille=round(1000 * use), launches=launches)
+
+
+def pair(make_desk: MakeDesk, percent: int = 30) -> Desk:
+    """Two programs, a and b, of one allocation with this core limit."""
+    desk = make_desk()
+    limit(desk, "a", percent, "shared")
+    limit(desk, "b", percent, "shared")
+    return desk
+
+
+def sent(desk: Desk, *names: str) -> int:
+    """How many grants these programs have got."""
+    return sum(len(desk.programs[name].sent) for name in names)
+
+
+def test_b2_what_a_process_does_not_use_of_its_part_the_others_of_its_allocation_may_have(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 5, a=0.02, b=1)
+    few, most = parts(desk, "a", "b")
+    assert 0.02 < few < 0.04
+    assert few + most == pytest.approx(0.3)
+
+
+def test_b2_processes_that_want_all_keep_equal_parts(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 10, a=1, b=1)
+    assert parts(desk, "a", "b") == pytest.approx([0.15, 0.15])
+
+
+def test_b2_who_wants_more_than_it_used_has_its_equal_part_again_after_two_reports(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 5, a=0.02, b=1)
+    live(desk, 1, a=1, b=1)
+    assert parts(desk, "a", "b") == pytest.approx([0.15, 0.15])
+
+
+def test_b2_who_comes_again_after_a_rest_has_its_equal_part_at_once(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 5, a=0.02, b=1)
+    desk.follow("a", demand=False)
+    desk.pass_time(desk.policy.contested_ns, heartbeats=False)
+    live(desk, 1, b=1)
+    assert parts(desk, "b") == pytest.approx([0.3])
+    desk.follow("a", demand=True)
+    assert parts(desk, "a", "b") == pytest.approx([0.15, 0.15])
+
+
+def test_b2_a_new_process_has_an_equal_part(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 5, a=0.02, b=1)
+    limit(desk, "c", 30, "shared")
+    live(desk, 1, a=0.02, b=1, c=1)
+    few, *most = parts(desk, "a", "b", "c")
+    assert few < 0.06
+    assert most == pytest.approx([most[0]] * 2)
+
+
+def test_b2_a_pause_between_bursts_takes_no_part_away(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 2, a=1, b=1)
+    for _ in range(5):
+        live(desk, 2, a=0.01, b=1)
+        live(desk, 0.5, a=1, b=1)
+    assert parts(desk, "a", "b") == pytest.approx([0.15, 0.15])
+
+
+def test_b2_a_process_in_the_middle_of_long_work_keeps_its_part(make_desk: MakeDesk) -> None:
+    desk = pair(make_desk)
+    live(desk, 2, a=1, b=1)
+    for _ in range(20):
+        desk.follow("a", busy_permille=0)
+        live(desk, 0.5, b=1)
+    assert parts(desk, "a", "b") == pytest.approx([0.15, 0.15])
+
+
+@given(st.lists(st.floats(0.9, 1.1), min_size=40, max_size=40), st.sampled_from([0.02, 0.05, 0.09, 0.12, 0.2]))
+def test_b2_small_changes_of_what_a_process_uses_change_no_plan(changes: list[float], want: float) -> None:
+    desk = pair(MakeDesk())
+    live(desk, 5, a=want, b=1)
+    live(desk, 4, a=1.1 * want, b=1)
+    before = sent(desk, "a", "b")
+    for change in changes:
+        live(desk, 0.5, a=want * change, b=1)
+    assert sent(desk, "a", "b") == before
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=3))
+def test_b2_parts_follow_changing_wants_within_seconds_and_their_sum_is_the_limit(
+    phases: list[tuple[float, float, float]],
+) -> None:
+    desk = pair(MakeDesk())
+    limit(desk, "c", 30, "shared")
+    for a, b, c in phases:
+        live(desk, 10, a=a, b=b, c=c)
+        shares = parts(desk, "a", "b", "c")
+        assert sum(shares) == pytest.approx(0.3, abs=1e-4)
+        assert all(share >= min(want, 0.1) - 1e-3 for share, want in zip(shares, (a, b, c), strict=True))
+        if max(a, b, c) > 0.3:  # somebody wants all: the others keep no more than room to show that they want more
+            assert all(share <= 2 * want + 0.026 for share, want in zip(shares, (a, b, c), strict=True))
+
+
+@pytest.mark.parametrize("percent", [10, 80])
+def test_many_that_want_nothing_have_their_slots_ready(percent: int, make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    names = [f"program-{number}" for number in range(4)]
+    for name in ("busy", *names):
+        limit(desk, name, percent)
+        if name != "busy":
+            desk.follow(name, demand=False)
+    desk.pass_time(2 * desk.policy.contested_ns)
+    assert [slot(desk, name) for name in names] == [slot(desk, names[0])] * 4
+    assert parts(desk, "busy", names[0]) == pytest.approx([percent / 100, min(percent, 50) / 100])
 
 
 @given(st.lists(st.integers(1, 1_000_000), min_size=1, max_size=20))

@@ -74,6 +74,9 @@ class Client:
     body_bytes: int = 0  # what it uses, or waits with, and could move out
     may_launch: bool = False  # decided
     keeps_busy: bool = False  # its work keeps the card busy
+    use: float = 1.0  # the share of the card that it uses, and may want more than by some head-room; 1: all
+    use_seen_ns: int = 0  # when it last used about so much
+    less_use: float = 0.0  # the most that it used since
     timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
     slot: Slot | None = None  # decided: its turn in each period; None: it may run at any time
     rested_ns: int = 0  # when it last said that it wanted nothing, or said its first word

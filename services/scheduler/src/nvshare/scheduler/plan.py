@@ -52,7 +52,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
             events += _decide_memory(state, clients, bounds, capacity_bytes, holder, now_ns, policy)
     else:
         run_together(state.turns, clients)
-    decide_who_is_busy(clients, policy)
+    decide_who_is_busy(clients, now_ns, policy)
     state.wake_at(decide_slots(clients, state.allocations, state.mode, now_ns, policy))
     decide_slices(clients, state.allocations, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)

@@ -179,6 +179,13 @@ class Policy:
     idle_permille: int = 500
     """And does so until it falls below this."""
 
+    less_use_ns: int = 3 * SECOND_NS
+    """A client that has used less of the card for so long leaves what it does not use to others of its allocation."""
+
+    long_work_ns: int = 500 * MILLISECOND_NS
+    """A client that wants the GPU and launches nothing for so long has long work in flight, or pays for it: what it
+    reports as busy time says nothing (a report's span is as long)."""
+
     clock_difference_ns: int = SECOND_NS
     """A client whose clock differs by more cannot follow slots."""
 

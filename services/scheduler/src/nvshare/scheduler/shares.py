@@ -7,8 +7,13 @@ the card they are scaled in proportion. Best effort has what all others leave.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+_HEADROOM = 1.5  # of what a client uses, so that it shows when it wants more: it uses less than its part until then
+_STEPS = 4  # of an equal part; nobody has less than one, with which it begins when it wants more
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,36 @@ def split_card(claims: Sequence[Claim]) -> dict[str, float]:
             claim.wanted, _fill([_Cup(1.0, want) for want in claim.wanted.values()], total), strict=True
         )
     }
+
+
+def split_by_use(total: float, uses: Mapping[str, float]) -> dict[str, float]:
+    """Each client's part of `total` (more than 0), all of it, from what it uses. Nobody has less than it wants, or an
+    equal part; and what nobody wants goes to those that have least, so that small wants change nothing."""
+    equal = total / len(uses)
+    wants = [_with_headroom(use, equal) for use in uses.values()]
+    if sum(wants) < total:
+        level = _level(wants, total)
+        parts = [max(want, level) for want in wants]
+    else:
+        parts = _fill([_Cup(1.0, want) for want in wants], total)
+    return dict(zip(uses, parts, strict=True))
+
+
+def _with_headroom(use: float, equal: float) -> float:
+    """What a client may want that uses so much: in steps, so that small changes change no plan."""
+    step = equal / _STEPS
+    return step * max(1, math.ceil(_HEADROOM * use / step - _ROUNDING))
+
+
+def _level(wants: Sequence[float], total: float) -> float:
+    """To which height all below it are raised when `total` is given out: more than all want."""
+    left = total
+    for above, want in enumerate(sorted(wants, reverse=True)):
+        level = left / (len(wants) - above)
+        if want <= level:
+            return level
+        left -= want
+    return 0.0
 
 
 def _within_caps(claims: Sequence[Claim], total: float) -> list[float]:

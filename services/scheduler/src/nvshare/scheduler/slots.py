@@ -8,7 +8,7 @@ and two that never rest, because slots waste less: a slice of 20 ms is as short 
 
 A client's library takes the length of its slot as the busy time that it may have in each period (docs/protocol.md): so
 a slot that lies elsewhere delays nobody who stays below its limit. An allocation's share is that of all its processes
-together; those that want the GPU have equal parts of it.
+together. Those that want the GPU have equal parts of it, and what one of them does not use the others may have.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.model import Allocation, Mode, Slot
 from nvshare.scheduler.policy import Policy
-from nvshare.scheduler.shares import Claim, split_card
+from nvshare.scheduler.shares import Claim, split_by_use, split_card
 
 _SIDE_BY_SIDE = (Mode.AUTO, Mode.CONCURRENT)
 _WHOLE = 0.999  # shares that leave nothing of the period, but for rounding
@@ -65,10 +65,7 @@ def decide_slots(
     slots = place_slots(shares, period_us(shares, policy))
     for client in competing:
         client.slot = slots[client.key]
-    for client in limited:
-        if client.slot is None:  # who wants nothing has its slot ready, as if it were the next that wants something
-            shares = _shares([*competing, client], limited, terms, hands_on=hands_on)
-            client.slot = place_slots(shares, period_us(shares, policy))[client.key]
+    _ready_slots(competing, limited, terms, policy, hands_on=hands_on)
     resting = [client for client in wanting if not client.demand and client.demanded_ns is not None]
     ends_ns = [
         ended_ns + after_ns
@@ -76,6 +73,30 @@ def decide_slots(
         for after_ns in (policy.slot_contested_ns, policy.contested_ns)
     ]
     return min((end_ns for end_ns in ends_ns if end_ns > now_ns), default=None)
+
+
+def _ready_slots(
+    competing: Sequence[Client],
+    limited: Sequence[Client],
+    terms: Mapping[str, Allocation],
+    policy: Policy,
+    *,
+    hands_on: bool,
+) -> None:
+    """Who has a limit and wants nothing has its slot ready, as if it were the next that wants something. Of many with
+    the same terms that is decided once."""
+    busy = {client.allocation for client in competing}
+    ready: dict[tuple[str, float, int, int, bool], Slot] = {}
+    for client in limited:
+        if client.slot is not None:
+            continue
+        own = terms[client.key]
+        joins = client.allocation if client.allocation in busy else ""
+        alike = (joins, client.use, own.core_limit_percent, own.weight, own.core_burst)
+        if alike not in ready:
+            shares = _shares([*competing, client], limited, terms, hands_on=hands_on)
+            ready[alike] = place_slots(shares, period_us(shares, policy))[client.key]
+        client.slot = ready[alike]
 
 
 def _is_limited(allocation: Allocation, wanting: set[str]) -> bool:
@@ -106,15 +127,16 @@ def _take_turns(
 def _shares(
     competing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], *, hands_on: bool
 ) -> dict[str, float]:
-    """What each of these clients has of the card while all want all of it; with what their limits leave over, where
-    nobody else wants that (`hands_on`), for those that may have more."""
-    wanted: dict[str, dict[str, float]] = {}
+    """What each of these clients has of the card while all allocations want all of it; with what their limits leave
+    over, where nobody else wants that (`hands_on`), for those that may have more."""
+    uses: dict[str, dict[str, float]] = {}
     for client in competing:
-        wanted.setdefault(client.allocation, {})[client.key] = 1.0
+        uses.setdefault(client.allocation, {})[client.key] = client.use
     capped = {client.allocation for client in limited}
     claims = []
-    for name, keys in wanted.items():
+    for name, keys in uses.items():
         own = terms[next(iter(keys))]
         cap = own.core_limit_percent / 100 if name in capped else None
-        claims.append(Claim(keys, own.weight, cap, burst=own.core_burst and hands_on))
-    return split_card(claims)
+        claims.append(Claim({name: 1.0}, own.weight, cap, burst=own.core_burst and hands_on))
+    totals = split_card(claims)
+    return {key: part for name, keys in uses.items() for key, part in split_by_use(totals[name], keys).items()}
