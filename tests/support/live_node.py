@@ -197,6 +197,20 @@ class Node:
         self.puppets.append(puppet)
         return puppet
 
+    def sibling(self, puppet: Puppet) -> Puppet:
+        """Start another program in the allocation of this one."""
+        words = Path(f"/proc/{puppet.pid}/environ").read_text().split("\0")
+        process = subprocess.Popen(
+            [sys.executable, str(PUPPET)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(word.split("=", 1) for word in words if "=" in word),
+        )
+        sibling = Puppet(process)
+        self.puppets.append(sibling)
+        return sibling
+
     def workload(self, name: str, *arguments: object, options: Sequence[str] = ()) -> Workload:
         """Start a workload of the bench under `nvshare run`, with these arguments; it waits for `go`."""
         process = subprocess.Popen(

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _HEADROOM = 1.5  # of what a client uses, so that it shows when it wants more: it uses less than its part until then
-_STEPS = 4  # of an equal part; nobody has less than one, with which it begins when it wants more
+_STEPS = 8  # of an equal part
+_LEAST_STEPS = 2  # of which one that uses nothing has so many, with which it begins when it wants more
 _ROUNDING = 1e-9
 
 
@@ -73,7 +74,7 @@ def split_by_use(total: float, uses: Mapping[str, float]) -> dict[str, float]:
 def _with_headroom(use: float, equal: float) -> float:
     """What a client may want that uses so much: in steps, so that small changes change no plan."""
     step = equal / _STEPS
-    return step * max(1, math.ceil(_HEADROOM * use / step - _ROUNDING))
+    return step * max(_LEAST_STEPS, math.ceil(_HEADROOM * use / step - _ROUNDING))
 
 
 def _level(wants: Sequence[float], total: float) -> float:
