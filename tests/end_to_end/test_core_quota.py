@@ -2,7 +2,7 @@
 
 import pytest
 
-from live_node import MakeNode, Node, Puppet
+from live_node import MakeNode, Node, Puppet, wait_until
 
 pytestmark = pytest.mark.alone
 
@@ -78,3 +78,27 @@ def test_b9_a_quota_changes_while_the_program_runs(make_node: MakeNode) -> None:
     set_cores(node, "none")
     run_for(puppet, 1000)
     assert speed(puppet, 1000) > 0.9 * solo
+
+
+@pytest.mark.heavy
+def test_b2_a_process_has_what_another_one_of_its_allocation_does_not_use(make_node: MakeNode) -> None:
+    node = make_node("--emulate", "1")
+    busy = node.puppet("program", options=["--cores", "40"])
+    few = node.sibling(busy)
+    busy.start(f"launch {5 * MS} 100000")
+
+    def parts() -> list[float]:
+        clients = {client["pid"]: client for client in node.gpu().get("clients", [])}
+        slots = [clients.get(puppet.pid, {}) for puppet in (busy, few)]
+        return [slot.get("slot_length_us", 0) / slot["period_us"] if slot.get("period_us") else 1.0 for slot in slots]
+
+    def little_work_leaves_much() -> bool:
+        few.do(f"launch {MS // 2}")
+        return 0.29 < parts()[0] < 0.4
+
+    wait_until(little_work_leaves_much, 20, "more than an equal part for the busy one")
+    assert sum(parts()) == pytest.approx(0.4, abs=1e-3)
+    few.start(f"launch {5 * MS} 100000")
+    wait_until(lambda: parts() == pytest.approx([0.2, 0.2], abs=1e-3), 10, "equal parts for two busy ones")
+    for puppet in (busy, few):
+        puppet.kill()
