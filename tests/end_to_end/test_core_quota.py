@@ -96,9 +96,9 @@ def test_b2_a_process_has_what_another_one_of_its_allocation_does_not_use(make_n
         few.do(f"launch {MS // 2}")
         return 0.29 < parts()[0] < 0.4
 
-    wait_until(little_work_leaves_much, 20, "more than an equal part for the busy one")
+    wait_until(little_work_leaves_much, 30, "more than an equal part for the busy one")
     assert sum(parts()) == pytest.approx(0.4, abs=1e-3)
     few.start(f"launch {5 * MS} 100000")
-    wait_until(lambda: parts() == pytest.approx([0.2, 0.2], abs=1e-3), 10, "equal parts for two busy ones")
+    wait_until(lambda: parts() == pytest.approx([0.2, 0.2], abs=1e-3), 20, "equal parts for two busy ones")
     for puppet in (busy, few):
         puppet.kill()

@@ -202,4 +202,4 @@ def test_what_a_process_does_not_use_the_others_may_have() -> None:
     assert parts(0.3, 1.0, 1.0) == pytest.approx([0.15, 0.15])
     assert parts(0.3, 0.02, 1.0) == pytest.approx([0.0375, 0.2625])
     assert parts(0.3, 0.02, 1.0, 1.0) == pytest.approx([0.0375, 0.13125, 0.13125])
-    assert parts(0.3, 0.02, 0.13) == pytest.approx([0.09375, 0.20625]), "who uses little has what the other does not want"
+    assert parts(0.3, 0.02, 0.13) == pytest.approx([0.09375, 0.20625]), "each has room to want more"
