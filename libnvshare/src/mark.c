@@ -66,10 +66,13 @@ static void nvs_stream_estimate(struct nvs_stream *stream) {
 
 static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *mark) {
     float elapsed_ms = 0;
+    uint64_t rest_ns = stream->rest_ns;
+    stream->rest_ns = 0;
     if (stream->before == NULL ||
         nvs_real.cuEventElapsedTime(&elapsed_ms, stream->before, mark->event) != CUDA_SUCCESS || !(elapsed_ms >= 0))
         return;
     uint64_t elapsed_ns = (uint64_t)((double)elapsed_ms * 1e6);
+    elapsed_ns -= rest_ns < elapsed_ns ? rest_ns : elapsed_ns;
     stream->elapsed_ns = elapsed_ns;
     atomic_fetch_add_explicit(&stream->device->busy_ns, elapsed_ns, memory_order_relaxed);
     uint64_t longest = atomic_load_explicit(&stream->device->longest_ns, memory_order_relaxed);
@@ -134,6 +137,10 @@ static uint64_t nvs_stream_next_batch(const struct nvs_stream *stream) {
     return batch < 1 ? 1 : batch < stream->batch ? batch : stream->batch;
 }
 
+void nvs_stream_plan_mark(struct nvs_stream *stream) {
+    atomic_store_explicit(&stream->next_mark, stream->marked + nvs_stream_next_batch(stream), memory_order_relaxed);
+}
+
 bool nvs_stream_mark(struct nvs_stream *stream) {
     uint64_t launched = nvs_stream_launched(stream);
     if (launched == stream->marked)
@@ -161,6 +168,6 @@ bool nvs_stream_mark(struct nvs_stream *stream) {
     stream->count++;
     stream->marked = launched;
     atomic_fetch_add_explicit(&stream->device->in_flight_ns, (int64_t)estimate_ns, memory_order_relaxed);
-    atomic_store_explicit(&stream->next_mark, launched + nvs_stream_next_batch(stream), memory_order_relaxed);
+    nvs_stream_plan_mark(stream);
     return true;
 }

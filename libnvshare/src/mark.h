@@ -13,6 +13,9 @@ void nvs_event_give(struct nvs_stream *stream, CUevent event);
 // Records a mark for what is not covered yet. False: it cannot now (a capture).
 bool nvs_stream_mark(struct nvs_stream *stream);
 
+// Says at which call the next mark is due.
+void nvs_stream_plan_mark(struct nvs_stream *stream);
+
 // Takes in the marks that have completed. False: a capture forbids to look.
 bool nvs_stream_retire(struct nvs_stream *stream);
 

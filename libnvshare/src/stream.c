@@ -3,6 +3,7 @@
 #include "capture.h"
 #include "log.h"
 #include "mark.h"
+#include "rest.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +63,7 @@ static struct nvs_stream *nvs_stream_make(struct nvs_device *device, CUcontext c
     stream->batch = 1;
     stream->estimated = 0;
     stream->latest_ns = stream->elapsed_ns = 0;
+    stream->drained_ns = stream->rest_ns = 0;
     stream->excused_to = stream->allowance = 0;
     stream->marked = nvs_stream_launched(stream);
     atomic_store_explicit(&stream->completed, stream->marked, memory_order_relaxed);
@@ -182,9 +184,14 @@ uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     } else {
         // No mark behind the last one that there is room for: each would be one more operation on a stream that does
         // not come on, and its queue blocks who fills it.
-        if (stream->owner == NULL && stream->count < NVS_MARKS &&
-            atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any())
+        bool may_mark =
+            stream->owner == NULL && atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any();
+        if (may_mark && stream->drained_ns != 0)
+            (void)nvs_stream_retire(stream);
+        if (may_mark && stream->count < NVS_MARKS)
             nvs_stream_mark_beside(stream);
+        if (stream->drained_ns != 0)
+            nvs_rest_split(stream);
         (void)nvs_stream_retire(stream);
         if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
             nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed on the control thread");

@@ -69,6 +69,10 @@ struct nvs_stream {
     unsigned estimated;
     uint64_t batch;
     uint64_t elapsed_ns; // that the last mark took
+    uint64_t waited_at;  // the number of calls when the program began to wait for them; see rest.h
+    uint64_t drained_ns; // since when it is at rest; 0: it is not known to be
+    uint64_t drained_at; // the number of calls then
+    uint64_t rest_ns;    // of the time of the next mark
     uint64_t excused_to; // up to so many calls, none is held back: see window.c
     uint64_t allowance;  // calls that were excused last; 0: a mark has completed since
 };

@@ -10,6 +10,7 @@
 #include "clock.h"
 #include "control.h"
 #include "mark.h"
+#include "rest.h"
 
 #include <time.h>
 
@@ -93,6 +94,7 @@ void nvs_stream_start(struct nvs_stream *stream) {
         if (stream->count == 0 && nvs_stream_launched(stream) == stream->marked) {
             CUevent event = stream->before != NULL ? stream->before : nvs_event_take(stream);
             stream->before = event;
+            stream->drained_ns = stream->rest_ns = 0;
             stream->before_blurred = false;
             if (event != NULL && nvs_capture_record(event, stream->handle) != CUDA_SUCCESS) {
                 stream->before = NULL;
@@ -111,10 +113,13 @@ void nvs_stream_due(struct nvs_stream *stream) {
         nvs_device_context_seen(context); // made by a way that we do not see: from now on every call looks
     CUstreamCaptureMode mode = nvs_capture_relax();
     pthread_mutex_lock(&stream->lock);
+    if (stream->drained_ns != 0)
+        nvs_rest_end(stream);
+    bool due = nvs_stream_launched(stream) >= atomic_load_explicit(&stream->next_mark, memory_order_relaxed);
     bool marked = false;
     long pause_ns = NVS_LOOK_FIRST_NS;
     uint64_t since_ns = 0, completed = 0;
-    for (;;) {
+    while (due) {
         bool looked = nvs_stream_retire(stream);
         marked = marked || nvs_stream_mark(stream);
         if (!looked || nvs_stream_within_window(stream))

@@ -135,6 +135,8 @@ def test_the_window_is_small_against_a_slot(make_desk: MakeDesk) -> None:
     desk = make_desk()
     limit(desk, "a", 30)
     assert desk.grant("a").window_us == desk.policy.window_contested_us
+    limit(desk, "a", 80)
+    assert desk.grant("a").window_us == 10_000
 
 
 def test_in_mode_off_no_limit_holds(make_desk: MakeDesk) -> None:
@@ -231,9 +233,19 @@ def test_two_that_never_rest_take_turns(make_desk: MakeDesk) -> None:
         busy(desk, "a")
         busy(desk, "b")
     assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4)
-    desk.follow("a", demand=False, busy_permille=990)
-    busy(desk, "a")
-    assert parts(desk, "a", "b") == [1, 1], "somebody may wait for its bursts"
+    busy(desk, "a", 460)
+    assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4)
+    busy(desk, "a", 420)
+    assert parts(desk, "a", "b") == [1, 1], "somebody may wait for what it does between"
+
+
+def test_one_that_is_busy_but_rests_now_and_then_has_no_slots_to_wait_for(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    for _ in range(8):
+        busy(desk, "a", 930)
+        busy(desk, "b")
+        desk.pass_time(desk.policy.steady_ns // 4)
+    assert parts(desk, "a", "b") == [1, 1]
 
 
 @pytest.mark.parametrize("mode", [Mode.SERIAL, Mode.OFF])

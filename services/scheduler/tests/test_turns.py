@@ -222,8 +222,20 @@ def test_e9_who_waits_for_memory_is_not_told_that_it_waits_for_its_turn(make_des
     assert desk.grant("b").wait == Wait.MEMORY
 
 
-def test_the_window_is_small_while_another_wants_the_gpu_and_large_again_after(make_desk: MakeDesk) -> None:
+def test_the_window_stays_large_beside_others_for_whom_nobody_has_to_stop(make_desk: MakeDesk) -> None:
     desk = make_desk(Mode.CONCURRENT)
+    for name in "ab":
+        desk.join(name)
+        desk.follow(name, demand=True)
+    assert desk.grant("a").window_us == desk.policy.window_alone_us
+
+
+def test_the_window_is_small_while_another_wants_the_gpu_and_large_again_after(make_desk: MakeDesk) -> None:
+    """Where not all fit: one may have to stop for the other."""
+    desk = make_desk(Mode.CONCURRENT)
+    desk.join("c")
+    assert desk.allocate("c", 14 * GIB)
+    desk.join("d", wanted_bytes=8 * GIB, allocation_waits=True)
     desk.join("a")
     desk.follow("a", demand=True)
     desk.join("b")

@@ -23,6 +23,8 @@ def decide_who_is_busy(clients: Sequence[Client], now_ns: int, policy: Policy) -
     which share it uses. Who is counted as busy stays so until it clearly is not."""
     for client in clients:
         client.keeps_busy = client.may_launch and _keeps_busy(client, policy)
+        if _rests(client, now_ns, policy):
+            client.rested_ns = now_ns
         _follow_use(client, now_ns, policy)
 
 
@@ -31,6 +33,15 @@ def _keeps_busy(client: Client, policy: Policy) -> bool:
         return False
     permille = policy.idle_permille if client.keeps_busy else policy.busy_permille
     return client.report.busy_permille >= permille * client.slots_part
+
+
+def _rests(client: Client, now_ns: int, policy: Policy) -> bool:
+    """Whether it leaves the card unused now and then; slots that follow from that it does not cost it a little."""
+    if client.report is None or not client.demand:
+        return True
+    steady = now_ns - client.rested_ns >= policy.steady_ns
+    permille = policy.restful_permille if steady else policy.restless_permille
+    return client.report.busy_permille < permille * client.slots_part
 
 
 def _follow_use(client: Client, now_ns: int, policy: Policy) -> None:

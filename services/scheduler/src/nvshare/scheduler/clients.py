@@ -79,7 +79,7 @@ class Client:
     less_use: float = 0.0  # the most that it used since
     timeslice_us: int = 0  # decided: its hardware time slice; 0: the driver's own
     slot: Slot | None = None  # decided: its turn in each period; None: it may run at any time
-    rested_ns: int = 0  # when it last said that it wanted nothing, or said its first word
+    rested_ns: int = 0  # when its work last left the card some rest
     slots_part: float = 1.0  # the least that its slots left it of the time between its last two reports
     slot_part_reported: float = 1.0  # what they left it when it last reported
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
@@ -249,8 +249,6 @@ class Client:
                 self.pool_grew_ns = now_ns
             if report.launches != before.launches:
                 self.progress_ns = now_ns
-        if before is None or not self.demand:
-            self.rested_ns = now_ns
         if self.wish_bytes == 0:
             self.began_ns = None
         elif self.began_ns is None:

@@ -56,11 +56,12 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
     state.wake_at(decide_slots(clients, state.allocations, state.mode, now_ns, policy))
     decide_slices(clients, state.allocations, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
+    may_leave = _someone_may_leave(state, clients, capacity_bytes)
     pools_bytes = pool_sizes_bytes(clients, capacity_bytes, policy)
     grants: list[Command] = []
     for client in clients:
         if client.reachable:
-            window_us = _window_us(state, client, demands, now_ns, policy)
+            window_us = _window_us(state, client, demands, may_leave, now_ns, policy)
             grant = _next_grant(state, client, bounds[client.key], window_us, pools_bytes[client.key], policy)
             if grant is not None:
                 client.sent(grant, now_ns)
@@ -246,17 +247,30 @@ def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> lis
     return sorted(demands, key=itemgetter(0), reverse=True)[:2]
 
 
+def _someone_may_leave(state: ArbiterState, clients: Sequence[Client], capacity_bytes: int) -> bool:
+    """Whether somebody could have to stop for another: what the card time-slices by itself needs no prompt end."""
+    if state.mode == Mode.SERIAL or sum(client.wish_bytes for client in clients) > capacity_bytes:
+        return True
+    return any(client.memory_wait_ns is not None or client.gang for client in clients)
+
+
 def _window_us(
-    state: ArbiterState, client: Client, demands: Sequence[tuple[int, Client]], now_ns: int, policy: Policy
+    state: ArbiterState,
+    client: Client,
+    demands: Sequence[tuple[int, Client]],
+    may_leave: bool,
+    now_ns: int,
+    policy: Policy,
 ) -> int:
-    """How much work the client may have in flight: little when another wants the GPU, or did lately, or when it would
-    outlast the client's slot."""
+    """How much work the client may have in flight: little against its slot, and little where it may have to stop for
+    another that wants the GPU, or did lately."""
     if state.mode == Mode.OFF:
         return 0
     if client.slot is not None:
-        return policy.window_contested_us
+        wished_us = client.slot.length_us // policy.windows_per_slot
+        return min(max(policy.window_contested_us, wished_us), policy.window_alone_us)
     latest_ns = next((time_ns for time_ns, other in demands if other is not client), None)
-    if latest_ns is None or now_ns - latest_ns >= policy.contested_ns:
+    if not may_leave or latest_ns is None or now_ns - latest_ns >= policy.contested_ns:
         return policy.window_alone_us
     state.wake_at(latest_ns + policy.contested_ns)
     return policy.window_contested_us

@@ -127,6 +127,10 @@ class Policy:
     window_alone_us: int = 20_000
     window_contested_us: int = 4_000
 
+    windows_per_slot: int = 8
+    """A client has no more than this part of its slot in flight. Marks are a quarter of that apart: each one costs some
+    microseconds of the card, 0.5 % at one each millisecond (H200)."""
+
     period_us: int = 100_000
     """How often a client has its slot."""
 
@@ -177,6 +181,12 @@ class Policy:
     """A client whose work is on the card for this share of the time keeps it busy."""
 
     idle_permille: int = 500
+    """And does so until it falls below this."""
+
+    restless_permille: int = 970
+    """A client whose work is on the card for this share of the time leaves it no rest."""
+
+    restful_permille: int = 900
     """And does so until it falls below this."""
 
     less_use_ns: int = 3 * SECOND_NS
