@@ -62,7 +62,7 @@ def test_b6_b7_two_quotas_hold_together(
         run_for(puppet, int(3000 * share))
     for puppet, share in zip(puppets, expected, strict=True):
         # Less where the machine holds one up and it meets the other: both pay for that time. Never more.
-        assert 0.9 * share * solo < speed(puppet, int(3000 * share)) < share + 0.03
+        assert 0.6 * share * solo < speed(puppet, int(3000 * share)) < share + 0.03
 
 
 @pytest.mark.heavy

@@ -215,6 +215,14 @@ def test_b6_a_limited_client_beside_a_busy_one_without_a_limit_has_its_share_to_
     assert parts(desk, "a", "b") == pytest.approx([0.5, 0.5], abs=1e-4), "its weight is no larger"
 
 
+def test_of_many_busy_clients_only_the_limited_have_slots(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    limit(desk, "a", 30)
+    for name in "abcde":
+        busy(desk, name)
+    assert parts(desk, "a", "b", "c", "d", "e") == pytest.approx([0.3, 1, 1, 1, 1], abs=1e-4)
+
+
 def test_where_slices_are_refused_busy_clients_take_turns(make_desk: MakeDesk) -> None:
     desk = make_desk()
     busy(desk, "a")

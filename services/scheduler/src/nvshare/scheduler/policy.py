@@ -154,7 +154,7 @@ class Policy:
     that rests does between, and it would wait for its slot."""
 
     most_in_turns: int = 4
-    """So many clients with unequal weights take turns by slots: each hand-over costs up to a millisecond."""
+    """So many clients at most take turns by slots without a limit: each hand-over costs up to a millisecond."""
 
     busy_slice_us: int = 20_000
     """The mean hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""

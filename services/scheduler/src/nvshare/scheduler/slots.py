@@ -100,7 +100,7 @@ def _ready_slots(
 
 
 def _is_limited(allocation: Allocation, wanting: set[str]) -> bool:
-    """Whether a core limit holds for the allocation now, with `wanting` the names of those that want the card."""
+    """Whether a core limit holds for the allocation now, with `wanting` the allocations that want the card."""
     return allocation.core_limit_percent > 0 and not (allocation.core_burst and wanting <= {allocation.id})
 
 
@@ -110,13 +110,11 @@ def _take_turns(
     """Whether all that share the card run in slots, with core limits or without."""
     if len(sharing) < 2 or not all(client.keeps_busy for client in sharing):
         return False
-    if len({terms[client.key].priority for client in sharing}) > 1:
-        return False  # slices pause the ones for the others
+    if len({terms[client.key].priority for client in sharing}) > 1 or len(sharing) > policy.most_in_turns:
+        return False  # slices pause the ones for the others; and many hand-overs cost too much
     some = [client for client in sharing if client in limited]
     if some:
         return len(some) < len(sharing)
-    if len(sharing) > policy.most_in_turns:
-        return False
     shares = _shares(sharing, limited, terms, hands_on=True).values()
     refused = any(client.report is not None and client.report.timeslice_failure for client in sharing)
     if refused or min(shares) < _WHOLE * max(shares):
