@@ -29,7 +29,7 @@ def limit(desk: Desk, name: str, percent: int, allocation: str = "", *, burst: b
 def parts(desk: Desk, *names: str) -> list[float]:
     """Each one's part of the time; 1 without slots."""
     slots = [slot(desk, name) for name in names]
-    return [1.0 if one is None else one.length_us / one.period_us for one in slots]
+    return [1.0 if one is None else one.part for one in slots]
 
 
 def slot(desk: Desk, name: str) -> Slot | None:

@@ -229,7 +229,7 @@ class Client:
         self.most_charged_bytes = max(self.most_charged_bytes, self.charge_bytes)
         self.report = report
         slot = self.granted.slot if self.granted is not None else None
-        part = slot.length_us / slot.period_us if slot is not None else 1.0
+        part = slot.part if slot is not None else 1.0
         self.slots_part, self.slot_part_reported = min(part, self.slot_part_reported), part
         self._weigh()
         self.reported_ns = now_ns

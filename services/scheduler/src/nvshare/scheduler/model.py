@@ -22,6 +22,10 @@ class Mode(IntEnum):
     OFF = 4
 
 
+SIDE_BY_SIDE = (Mode.AUTO, Mode.CONCURRENT)
+"""The modes in which clients use the card at the same time, and nvshare says how."""
+
+
 class Wait(IntEnum):
     """What a client that may not go on waits for."""
 
@@ -134,6 +138,11 @@ class Slot:
     start_us: int
     length_us: int
     period_us: int
+
+    @property
+    def part(self) -> float:
+        """Of the time."""
+        return self.length_us / self.period_us
 
 
 @dataclass(frozen=True, slots=True)

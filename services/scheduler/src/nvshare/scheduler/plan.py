@@ -15,7 +15,7 @@ from nvshare.scheduler.clients import Client
 from nvshare.scheduler.deadlock import Deadlock, find_deadlock
 from nvshare.scheduler.eviction import Moment
 from nvshare.scheduler.limits import Bound, Sums, asks_for_more, bound_of_card, quota_limits_bytes
-from nvshare.scheduler.model import Command, Grant, Limit, Link, Mode, PublishEvent, SendGrant, Wait
+from nvshare.scheduler.model import Allocation, Command, Grant, Limit, Link, Mode, PublishEvent, SendGrant, Wait
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.pool import pool_sizes_bytes
 from nvshare.scheduler.quantum import automatic_quantum_ns, bearable_quantum_ns, swap_time_ns
@@ -25,6 +25,8 @@ from nvshare.scheduler.slices import decide_slices
 from nvshare.scheduler.slots import decide_slots
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.turns import run_together, take_turns
+
+_UNKNOWN = Allocation("")  # the relay has not named it yet: no terms of its own
 
 
 def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]:
@@ -53,8 +55,9 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
     else:
         run_together(state.turns, clients)
     decide_who_is_busy(clients, now_ns, policy)
-    state.wake_at(decide_slots(clients, state.allocations, state.mode, now_ns, policy))
-    decide_slices(clients, state.allocations, state.mode, now_ns, policy)
+    terms = {client.key: state.allocations.get(client.allocation, _UNKNOWN) for client in clients}
+    state.wake_at(decide_slots(clients, terms, state.mode, now_ns, policy))
+    decide_slices(clients, terms, state.mode, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
     may_leave = _someone_may_leave(state, clients, capacity_bytes)
     pools_bytes = pool_sizes_bytes(clients, capacity_bytes, policy)
@@ -62,7 +65,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
     for client in clients:
         if client.reachable:
             window_us = _window_us(state, client, demands, may_leave, now_ns, policy)
-            grant = _next_grant(state, client, bounds[client.key], window_us, pools_bytes[client.key], policy)
+            grant = _next_grant(state, client, bounds[client.key], window_us, pools_bytes[client.key])
             if grant is not None:
                 client.sent(grant, now_ns)
                 state.latest_epoch = max(state.latest_epoch, grant.epoch)
@@ -288,9 +291,7 @@ def _wait(state: ArbiterState, client: Client) -> Wait:
     return Wait.TURN if client.can_run else Wait.MEMORY
 
 
-def _next_grant(
-    state: ArbiterState, client: Client, bound: Bound, window_us: int, pool_bytes: int, policy: Policy
-) -> Grant | None:
+def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: int, pool_bytes: int) -> Grant | None:
     """The client's new grant. None: the one that it was sent last says the same."""
     last = client.granted
     wait = _wait(state, client)

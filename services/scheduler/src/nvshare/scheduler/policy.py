@@ -135,16 +135,10 @@ class Policy:
     """How often a client has its slot."""
 
     longest_period_us: int = 200_000
-    """The same where slots leave nothing of the period, as long as nobody waits for its own for longer than"""
-
-    slot_wait_us: int = 100_000
-    """this,"""
-
-    slot_wait_each_us: int = 12_000
-    """or, of many clients, longer than this for each of the others (requirement B8),"""
+    """The same where slots leave nothing of the period, as long as nobody waits too long for its own."""
 
     slot_wait_margin_us: int = 5_000
-    """with what the one before may take longer than its slot."""
+    """What the one before may take longer than its slot."""
 
     slot_contested_ns: int = 200 * MILLISECOND_NS
     """Who has wanted nothing for so long has no slot between those of others without a core limit."""
@@ -168,10 +162,10 @@ class Policy:
     yielding_slice_us: int = 1_000
     """Of several best-effort clients: short for those that they yield to, long beside a switch between them."""
 
-    slice_wait_us: int = 100_000
-    """All slices together are so short that nobody waits longer for its turn,"""
+    turn_wait_us: int = 100_000
+    """Slices and slots are so short that nobody waits longer for its turn on the card (requirement B8),"""
 
-    slice_wait_each_us: int = 12_000
+    turn_wait_each_us: int = 12_000
     """or, of many clients, longer than this for each of the others."""
 
     switch_us: int = 200
@@ -214,3 +208,7 @@ class Policy:
     sample_with_ghosts_ns: int = 100 * MILLISECOND_NS
     death_watch_ns: int = 2 * SECOND_NS
     """How often the card's memory is read: always, this long after a death, and while dead clients hold memory."""
+
+    def longest_turn_wait_us(self, clients: int) -> int:
+        """How long one of so many clients may wait for its turn on the card."""
+        return max(self.turn_wait_us, self.turn_wait_each_us * (clients - 1))

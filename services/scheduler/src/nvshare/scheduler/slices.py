@@ -12,22 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.model import Allocation, Mode, Priority
+from nvshare.scheduler.model import SIDE_BY_SIDE, Allocation, Mode, Priority
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.shares import Claim, split_card
 
-_SHARED = (Mode.AUTO, Mode.CONCURRENT)
-_UNKNOWN = Allocation("")
-
 
 def decide_slices(
-    clients: Sequence[Client], allocations: Mapping[str, Allocation], mode: Mode, now_ns: int, policy: Policy
+    clients: Sequence[Client], terms: Mapping[str, Allocation], mode: Mode, now_ns: int, policy: Policy
 ) -> None:
-    """Sets the slice of each client: by weight where several keep the card busy, extremes where best effort yields,
-    else, and wherever nothing is shared, the driver's own (0)."""
+    """Sets the slice of each client, of whose allocation `terms` tells: by weight where several keep the card busy,
+    extremes where best effort yields, else, and wherever nothing is shared, the driver's own (0)."""
     slices_us: dict[str, int] = {}
-    if mode in _SHARED:
-        terms = {client.key: allocations.get(client.allocation, _UNKNOWN) for client in clients}
+    if mode in SIDE_BY_SIDE:
         slices_us = _slices_us([client for client in clients if client.may_launch], terms, now_ns, policy)
     for client in clients:
         client.timeslice_us = slices_us.get(client.key, 0)
@@ -79,17 +75,12 @@ def _by_weight(
     alone, beside such as have slots, has the driver's own."""
     if len(sharing) < 2:
         return {}
-    shares = _shares(sharing, terms)
-    longest_wait_us = max(policy.slice_wait_us, policy.slice_wait_each_us * (len(sharing) - 1))
-    least = min(shares.values()) / sum(shares.values())
-    turn_us = min(len(sharing) * mean_us, (longest_wait_us - len(sharing) * policy.switch_us) / (1 - least))
-    return {key: max(1, round(turn_us * share / sum(shares.values()))) for key, share in shares.items()}
-
-
-def _shares(sharing: Sequence[Client], terms: Mapping[str, Allocation]) -> dict[str, float]:
-    """What each of these clients should have of the card while all want all of it."""
     wanted: dict[str, dict[str, float]] = {}
     for client in sharing:
         wanted.setdefault(client.allocation, {})[client.key] = 1.0
     weights = {client.allocation: terms[client.key].weight for client in sharing}
-    return split_card([Claim(keys, weights[name]) for name, keys in wanted.items()])
+    shares = split_card([Claim(keys, weights[name]) for name, keys in wanted.items()])  # all of the card
+    count = len(sharing)
+    waiting_us = (policy.longest_turn_wait_us(count) - count * policy.switch_us) / (1 - min(shares.values()))
+    turn_us = min(count * mean_us, waiting_us)
+    return {key: max(1, round(turn_us * share)) for key, share in shares.items()}

@@ -16,11 +16,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.model import Allocation, Mode, Slot
+from nvshare.scheduler.model import SIDE_BY_SIDE, Allocation, Mode, Slot
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.shares import Claim, split_by_use, split_card
 
-_SIDE_BY_SIDE = (Mode.AUTO, Mode.CONCURRENT)
 _WHOLE = 0.999  # shares that leave nothing of the period, but for rounding
 
 
@@ -39,26 +38,24 @@ def period_us(shares: Mapping[str, float], policy: Policy) -> int:
     period they are as long as can be without making one wait for its own for longer than it may (requirement B8)."""
     if len(shares) < 2 or sum(shares.values()) < _WHOLE:
         return policy.period_us
-    longest_wait_us = max(policy.slot_wait_us, policy.slot_wait_each_us * (len(shares) - 1))
-    wished_us = (longest_wait_us - policy.slot_wait_margin_us) / (1 - min(shares.values()))
+    wished_us = (policy.longest_turn_wait_us(len(shares)) - policy.slot_wait_margin_us) / (1 - min(shares.values()))
     return round(min(max(policy.period_us, wished_us), policy.longest_period_us))
 
 
 def decide_slots(
-    clients: Sequence[Client], allocations: Mapping[str, Allocation], mode: Mode, now_ns: int, policy: Policy
+    clients: Sequence[Client], terms: Mapping[str, Allocation], mode: Mode, now_ns: int, policy: Policy
 ) -> int | None:
-    """Sets the slot of each client (None: it may run at any time). Gives when that must be decided again although
-    nothing happens."""
+    """Sets the slot of each client, of whose allocation `terms` tells (None: it may run at any time). Gives when that
+    must be decided again although nothing happens."""
     for client in clients:
         client.slot = None
     if mode == Mode.OFF:
         return None
-    terms = {client.key: allocations.get(client.allocation, Allocation(client.allocation)) for client in clients}
     wanting = [c for c in clients if c.may_launch and c.wants_the_card(now_ns, policy.contested_ns)]
-    others = {client.allocation for client in wanting}
-    limited = [client for client in clients if _is_limited(terms[client.key], others)]
+    names = {client.allocation for client in wanting}
+    limited = [client for client in clients if _is_limited(terms[client.key], names)]
     sharing = [client for client in wanting if client.wants_the_card(now_ns, policy.slot_contested_ns)]
-    in_turns = mode in _SIDE_BY_SIDE and _take_turns(sharing, limited, terms, now_ns, policy)
+    in_turns = mode in SIDE_BY_SIDE and _take_turns(sharing, limited, terms, now_ns, policy)
     competing = sharing if in_turns else [client for client in limited if client in wanting]
     hands_on = len(competing) == len(wanting)
     shares = _shares(competing, limited, terms, hands_on=hands_on)
