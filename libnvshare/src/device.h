@@ -110,6 +110,16 @@ void nvs_devices_learn(void);
 // The device of the calling thread's current context; NULL if there is none, or the driver is not started.
 struct nvs_device *nvs_device_current(CUcontext *context);
 
+// What the device's budget has left beyond what is in flight, by estimate.
+static inline uint64_t nvs_device_budget_ns(const struct nvs_device *device) {
+    uint64_t limit_ns = atomic_load_explicit(&device->busy_limit_ns, memory_order_relaxed);
+    uint64_t spent_ns = atomic_load_explicit(&device->busy_ns, memory_order_relaxed);
+    int64_t in_flight_ns = atomic_load_explicit(&device->in_flight_ns, memory_order_relaxed);
+    if (in_flight_ns > 0)
+        spent_ns += (uint64_t)in_flight_ns;
+    return limit_ns > spent_ns ? limit_ns - spent_ns : 0;
+}
+
 // The device of this context; NULL: none, or it is not usable.
 struct nvs_device *nvs_device_of_context(CUcontext context);
 

@@ -125,15 +125,9 @@ static bool nvs_stream_extend(struct nvs_stream *stream, uint64_t launched) {
 // How many calls the next batch has. Where a budget is nearly used up by what is in flight, batches get shorter, so
 // that what passes its end is short, too: whoever has the card next runs beside it until it has ended, and both pay.
 static uint64_t nvs_stream_next_batch(const struct nvs_stream *stream) {
-    const struct nvs_device *device = stream->device;
-    uint64_t limit_ns = atomic_load_explicit(&device->busy_limit_ns, memory_order_relaxed);
-    if (limit_ns == UINT64_MAX || stream->latest_ns == 0)
+    if (stream->latest_ns == 0)
         return stream->batch;
-    int64_t in_flight_ns = atomic_load_explicit(&device->in_flight_ns, memory_order_relaxed);
-    uint64_t ahead_ns = atomic_load_explicit(&device->busy_ns, memory_order_relaxed);
-    if (in_flight_ns > 0)
-        ahead_ns += (uint64_t)in_flight_ns;
-    uint64_t batch = limit_ns > ahead_ns ? (limit_ns - ahead_ns) / 2 / stream->latest_ns : 0;
+    uint64_t batch = nvs_device_budget_ns(stream->device) / 2 / stream->latest_ns;
     return batch < 1 ? 1 : batch < stream->batch ? batch : stream->batch;
 }
 

@@ -24,17 +24,9 @@
 #define NVS_LOOK_FIRST_NS 20000L
 #define NVS_LOOK_LONGEST_NS 500000L
 
-// True if what is in flight on the device is less than what its budget has left.
-static bool nvs_stream_within_budget(const struct nvs_stream *stream) {
-    uint64_t limit_ns = atomic_load_explicit(&stream->device->busy_limit_ns, memory_order_relaxed);
-    uint64_t busy_ns = atomic_load_explicit(&stream->device->busy_ns, memory_order_relaxed);
-    int64_t in_flight_ns = atomic_load_explicit(&stream->device->in_flight_ns, memory_order_relaxed);
-    return limit_ns > busy_ns && (in_flight_ns <= 0 || limit_ns - busy_ns > (uint64_t)in_flight_ns);
-}
-
 // True if another batch may follow at once.
 static bool nvs_stream_within_window(const struct nvs_stream *stream) {
-    if (!nvs_stream_within_budget(stream))
+    if (nvs_device_budget_ns(stream->device) == 0)
         return stream->count == 0; // by then the gate is closed
     if (stream->count < 2)
         return true;
