@@ -8,49 +8,32 @@ MS = 1_000_000
 WAITS = ["gpu.synchronize()", "ok(driver.cuStreamSynchronize(0))"]
 
 
+def busy_and_took_ns(relay: ScriptedRelay, run: Run, rounds: int, *lines: str) -> tuple[float, int]:
+    """The busy time that a program of so many rounds of these lines, each with one launch, reports at its end, and how
+    long it took."""
+    indented = "".join(f"    {line}\n" for line in lines)
+    begins = f"gpu = Gpu()\nbegan_ns = now_ns()\nfor _ in range({rounds}):\n"
+    program = run(f"{begins}{indented}say(took_ns=now_ns() - began_ns)\nhear()\n")
+    client = relay.client_with_plan()
+    took_ns: int = program.said()["took_ns"]
+    report = client.report_where(lambda report: not report.demand and report.launches == rounds)
+    program.tell()
+    program.end()
+    return 1000 * report.busy_us, took_ns
+
+
 @pytest.mark.parametrize("wait", WAITS)
 def test_b6_a_program_that_pauses_after_its_waits_is_busy_for_as_long_as_its_work(
     wait: str, relay: ScriptedRelay, run: Run
 ) -> None:
-    program = run(
-        f"""
-        gpu = Gpu()
-        began_ns = now_ns()
-        for _ in range(60):
-            gpu.spin(2 * MS)
-            {wait}
-            time.sleep(0.008)
-        say(took_ns=now_ns() - began_ns)
-        hear()
-        """
-    )
-    client = relay.client_with_plan()
-    took_ns = program.said()["took_ns"]
-    busy_ns = 1000 * client.report_where(lambda report: not report.demand and report.launches == 60).busy_us
+    busy_ns, took_ns = busy_and_took_ns(relay, run, 60, "gpu.spin(2 * MS)", wait, "time.sleep(0.008)")
     assert 110 * MS < busy_ns < 120 * MS + 0.3 * took_ns
-    program.tell()
-    program.end()
 
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_who_launches_again_at_once_keeps_the_card_busy(wait: str, relay: ScriptedRelay, run: Run) -> None:
-    program = run(
-        f"""
-        gpu = Gpu()
-        began_ns = now_ns()
-        for _ in range(300):
-            gpu.spin(1 * MS)
-            {wait}
-        say(took_ns=now_ns() - began_ns)
-        hear()
-        """
-    )
-    client = relay.client_with_plan()
-    took_ns = program.said()["took_ns"]
-    busy_ns = 1000 * client.report_where(lambda report: not report.demand and report.launches == 300).busy_us
+    busy_ns, took_ns = busy_and_took_ns(relay, run, 300, "gpu.spin(1 * MS)", wait)
     assert busy_ns > 0.6 * took_ns
-    program.tell()
-    program.end()
 
 
 def test_work_that_goes_on_beside_a_thread_that_waits_is_busy_time(relay: ScriptedRelay, run: Run) -> None:

@@ -4,11 +4,10 @@ from statistics import fmean
 
 from nvshare.cli.bench.node import temporary_node
 from nvshare.cli.bench.options import BenchOptions
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, hardware_words, node_options
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, hardware_words, need_two_gpus, node_options
 from nvshare.cli.bench.shares import error_points
 from nvshare.cli.bench.steady import run_settled, settled_bounds, with_room
 from nvshare.cli.bench.workload import SMALL, named, numbered
-from nvshare.cli.errors import CommandError
 
 SECONDS = 20.0
 CAPS = ((0, 30), (0, 60), (1, 30), (1, 60))
@@ -25,8 +24,7 @@ async def run_quota_two_gpus(options: BenchOptions, steps: Steps) -> Findings:
     steps.expect(3)
     bounds = settled_bounds(options, SECONDS)
     async with temporary_node(node_options(with_room(options), mode="auto", gpus=2)) as node:
-        if len(node.gpus) < 2:
-            raise CommandError("quota-two-gpus needs two GPUs; add `--emulate` for emulated ones")
+        need_two_gpus(node, "quota-two-gpus")
         singles = [Job(named(SMALL, f"gpu-{card}"), bounds, gpus=(card,)) for card in (0, 1)]
         steps.step("one alone on each card, without nvshare")
         before = await run_settled(node, options, singles, managed=False)

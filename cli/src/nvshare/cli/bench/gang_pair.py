@@ -8,7 +8,7 @@ from statistics import fmean
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.oversubscribed import GRACE_SECONDS, SharedRun, oversubscribed_node, run_from_start
 from nvshare.cli.bench.result import Row
-from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words
+from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words, need_two_gpus
 from nvshare.cli.bench.turns import finish_spread, longest_wait_seconds
 from nvshare.cli.bench.workload import LARGE, Answer, Bounds, Workload, numbered
 from nvshare.cli.errors import CommandError
@@ -51,8 +51,7 @@ async def run_gang_pair(options: BenchOptions, steps: Steps) -> Findings:
     seconds = options.seconds or SECONDS
     limit_seconds = 3 * seconds + GRACE_SECONDS
     async with oversubscribed_node(options, gpus=len(GPUS)) as node:
-        if len(node.gpus) < len(GPUS):
-            raise CommandError("gang-pair needs two GPUs; add `--emulate` for emulated ones")
+        need_two_gpus(node, "gang-pair")
         steps.step("one alone, without nvshare")
         bounded = Job(TIED, Bounds(seconds=seconds), gpus=GPUS)
         before = await run_from_start(node, options, [bounded], managed=False, limit_seconds=limit_seconds)

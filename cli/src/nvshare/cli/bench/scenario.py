@@ -14,6 +14,7 @@ from nvshare.cli.bench.node import BenchNode
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.result import Row
 from nvshare.cli.bench.workload import Answer, Bounds, RunningWorkload, Workload, running
+from nvshare.cli.errors import CommandError
 from nvshare.cli.node_options import NodeOptions
 from nvshare.v1.control_pb2 import GpuStatus
 
@@ -62,6 +63,12 @@ def hardware_words(gpus: Sequence[GpuStatus]) -> str:
     """The GPUs and the host's cores, for the record."""
     cards = f"{len(gpus)} x {gpus[0].name}, {format_bytes(gpus[0].total_bytes)}"
     return f"{cards}, {format_bytes(gpus[0].capacity_bytes)} shared; {os.cpu_count()} CPU cores"
+
+
+def need_two_gpus(node: BenchNode, scenario: str) -> None:
+    """Raises CommandError where the node has fewer."""
+    if len(node.gpus) < 2:
+        raise CommandError(f"{scenario} needs two GPUs; add `--emulate` for emulated ones")
 
 
 def gpu_words(*gpus: GpuStatus) -> str:

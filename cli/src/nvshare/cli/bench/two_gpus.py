@@ -10,13 +10,13 @@ from nvshare.cli.bench.scenario import (
     Steps,
     gpu_words,
     hardware_words,
+    need_two_gpus,
     node_options,
     run_alone,
     run_together,
 )
 from nvshare.cli.bench.watch import Observation, watching
 from nvshare.cli.bench.workload import SMALL, Bounds, named
-from nvshare.cli.errors import CommandError
 
 SECONDS = 10.0
 
@@ -35,8 +35,7 @@ async def run_two_gpus(options: BenchOptions, steps: Steps) -> Findings:
     ]
     steps.expect(len(jobs) + 1)
     async with temporary_node(node_options(options, mode="concurrent", gpus=2)) as node:
-        if len(node.gpus) < 2:
-            raise CommandError("two-gpus needs two GPUs; add `--emulate` for emulated ones")
+        need_two_gpus(node, "two-gpus")
         alone = []
         for job in jobs:
             steps.step(f"{job.workload.name} alone, without nvshare")
