@@ -1,8 +1,11 @@
 """The log of an arbiter is bounded, whatever is told to it."""
 
 import json
+from dataclasses import asdict
 
+from nvshare.scheduler import codec
 from nvshare.scheduler.arbiter import Arbiter
+from nvshare.scheduler.clients import Client
 from nvshare.scheduler.history import RecordedArbiter, replay
 from nvshare.scheduler.model import Allocation, Mode, Peer, RelayReported
 from nvshare.scheduler.policy import GIB, SECOND_NS, Policy
@@ -31,3 +34,9 @@ def test_a_history_of_large_states_is_bounded_in_bytes_and_replays() -> None:
     lines = list(history.lines())
     entries = [line for line in lines if json.loads(line)["line"] == "entry"]
     assert replay(lines) == (len(entries), [])
+
+
+def test_what_is_known_of_a_client_s_use_and_slots_is_written_and_read() -> None:
+    client = Client("a/1", "a", "1", 1, 0, use=0.1, less_use=1 / 3, slots_part=0.3, slot_part_reported=0.7)
+    read = codec.decode(Client, json.loads(json.dumps(codec.encode(client))))
+    assert asdict(read) == asdict(client)

@@ -1,7 +1,7 @@
 """Dataclasses as JSON, both ways, by their type annotations.
 
-What has its default value is left out. Known: int, str, bool, None, IntEnum, dataclasses, and list, tuple, set, dict
-and optional of those.
+What has its default value is left out. Known: int, float, str, bool, None, IntEnum, dataclasses, and list, tuple, set,
+dict and optional of those.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def encode(value: Any) -> Any:
     match value:
         case IntEnum():
             return int(value)
-        case None | bool() | int() | str():
+        case None | bool() | int() | float() | str():
             return value
         case list() | tuple():
             return [encode(item) for item in value]
