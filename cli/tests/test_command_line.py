@@ -129,7 +129,12 @@ def test_kinds_of_work_that_there_are_not_are_refused_with_those_that_there_are(
     work: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bench", "quota-solo", "--emulate", "--work", work]) == 2
-    assert "plain,graphs,long,sync,tiny" in capsys.readouterr().err
+    assert "plain,graphs,long,training,sync,tiny" in capsys.readouterr().err
+
+
+def test_bursts_that_there_are_not_are_refused_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "priority", "paused", "--emulate", "--bursts", "light,never"]) == 2
+    assert "light,heavy,gaps" in capsys.readouterr().err
 
 
 def hide_real_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from nvshare.cli.arguments import USAGE, emulated_gpus, gpu_indices, mode_name, 
 from nvshare.cli.bench.kinds_of_work import KINDS_OF_WORK, PLAIN
 from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
+from nvshare.cli.bench.rhythms import RHYTHMS
 from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
 from nvshare.cli.bench.table import result_table
 from nvshare.cli.errors import CommandError
@@ -65,8 +67,16 @@ def bench(
     quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
     cores: Annotated[str | None, typer.Option(metavar="P[,P]", help="Percentages of quota-solo.")] = None,
     work: Annotated[
-        str, typer.Option(metavar="KIND[,KIND]", help=f"Work of quota-solo, quota-pairs: {', '.join(KINDS_OF_WORK)}.")
+        str,
+        typer.Option(
+            metavar="KIND[,KIND]",
+            help=f"Work of quota-solo, quota-pairs, and of the busy one in priority: {', '.join(KINDS_OF_WORK)}.",
+        ),
     ] = PLAIN,
+    bursts: Annotated[
+        str,
+        typer.Option(metavar="B[,B]", help=f"Bursts of priority, busy-plus-bursty: {', '.join(RHYTHMS)}."),
+    ] = "light,heavy",
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
     ] = None,
@@ -103,7 +113,8 @@ def bench(
         mode=mode_name(mode),
         quantum=parse_quantum(quantum),
         cores=_percentages(cores),
-        work=_kinds_of_work(work),
+        work=_names("--work", work, KINDS_OF_WORK),
+        bursts=_names("--bursts", bursts, RHYTHMS),
         command=str(context.obj),
     )
     results = [_run_and_show(name, options) for name in scenarios]
@@ -121,12 +132,12 @@ def _percentages(text: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _kinds_of_work(text: str) -> tuple[str, ...]:
-    """Of --work. Raises CommandError."""
-    kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",")))
-    if not all(kind in KINDS_OF_WORK for kind in kinds):
-        raise CommandError(f"--work {text}: give one or more of {','.join(KINDS_OF_WORK)}", USAGE)
-    return kinds
+def _names(option: str, text: str, known: Collection[str]) -> tuple[str, ...]:
+    """Of an option that takes several. Raises CommandError where one is not known."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(name in known for name in names):
+        raise CommandError(f"{option} {text}: give one or more of {','.join(known)}", USAGE)
+    return names
 
 
 def demo() -> None:

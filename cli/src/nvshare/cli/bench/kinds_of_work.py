@@ -21,6 +21,13 @@ KINDS_OF_WORK: Mapping[str, Workload] = {
         _small("graphs", "--kernels", "graphs", "--batch-iterations", "1"),
         # One kernel of about 100 ms. On a real card it is a product of matrices, in float32 and not in TF32.
         replace(_small("long", "--kernels", "products", "--batch-iterations", "1"), kernel_ns=100_000_000),
+        # A step of about 45 ms with kernels of different lengths, and a wait at its end. On a real card it trains a
+        # transformer, whose size does not follow from these (workloads/pytorch_training.py).
+        replace(
+            _small("training", "--kernels", "training", "--batch-iterations", "1"),
+            memory_bytes=4_000_000_000,
+            kernel_ns=45_000_000,
+        ),
         # A wait after each launch.
         _small("sync", "--batch-iterations", "1"),
         # As small as can keep the card busy: longer than the host takes to launch the next one.

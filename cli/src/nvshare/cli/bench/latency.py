@@ -2,15 +2,15 @@
 other one keeps.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from math import ceil
 
 from nvshare.bus.compute import NORMAL
+from nvshare.cli.bench.kinds_of_work import KINDS_OF_WORK, PLAIN
 from nvshare.cli.bench.node import temporary_node
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.result import Row
+from nvshare.cli.bench.rhythms import BUSY, RHYTHMS, Rhythm, settled_p99_us
 from nvshare.cli.bench.scenario import (
     Findings,
     Job,
@@ -21,85 +21,88 @@ from nvshare.cli.bench.scenario import (
     node_options,
     run_alone,
 )
-from nvshare.cli.bench.steady import SETTLE_NS, run_settled, settled_bounds, with_room
-from nvshare.cli.bench.workload import SMALL, Answer, Workload, named
+from nvshare.cli.bench.steady import Together, run_settled, settled_bounds, with_room
+from nvshare.cli.bench.workload import Answer, Workload
 
 SECONDS = 10.0
-SHARE = 0.99
+
+
+def busy_program(kind: str) -> Workload:
+    """The program beside the bursts, by the kind of its work."""
+    return BUSY if kind == PLAIN else KINDS_OF_WORK[kind]
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """Bursts of so many iterations of 0.54 ms, with pauses between them."""
+class Alone:
+    """What the bursts and the busy program did without each other: the p99 of the bursts, how many of their kernels the
+    card runs in a second where it does nothing else, and the busy one's iterations in a second."""
 
-    name: str
-    burst_iterations: int
-    pause_ms: float
-
-    def program(self) -> Workload:
-        """The small program with this rhythm. One wait at the end of each burst."""
-        burst = str(self.burst_iterations)
-        options = ("--batch-iterations", burst, "--burst-iterations", burst, "--pause-ms", str(self.pause_ms))
-        return replace(named(SMALL, self.name), options=options)
+    p99_us: int
+    kernels_per_second: float
+    busy_speed: float
 
 
-# 2.2 ms each 20 ms, and 8.7 ms each 11 ms: the two loads of shared/measurements on hardware slices.
-LIGHT = Rhythm("light", burst_iterations=4, pause_ms=17.8)
-HEAVY = Rhythm("heavy", burst_iterations=16, pause_ms=2.3)
-
-
-def p99_us(bursts_us: Sequence[int]) -> int:
-    """The least time within which 99 of 100 bursts were done. Raises ValueError when there are none."""
-    if not bursts_us:
-        raise ValueError("the program had no burst")
-    return sorted(bursts_us)[ceil(SHARE * len(bursts_us)) - 1]
+def burst_figures(name: str, alone: Alone, both: Together, *, managed: bool) -> dict[str, float]:
+    """For the summary, of a bursty and a busy program that ran together: the `name` before each figure."""
+    p99_us = settled_p99_us(both.answers[0])
+    if not managed:
+        return {f"{name}_unmanaged_p99_ratio": p99_us / alone.p99_us}
+    load = both.speeds[0] / alone.kernels_per_second
+    return {
+        f"{name}_p99_ratio": p99_us / alone.p99_us,
+        f"{name}_added_ms": (p99_us - alone.p99_us) / 1e3,
+        f"{name}_best_effort_kept_ratio": both.speeds[1] / alone.busy_speed / max(1e-9, 1 - load),
+    }
 
 
 async def run_beside_busy(priorities: tuple[str, str], options: BenchOptions, steps: Steps) -> Findings:
     """Programs with bursts, each alone, then beside a busy one without nvshare, and with it under `priorities` (of the
-    bursts, of the busy one).
+    bursts, of the busy one); this for each kind of the busy one's work.
 
     For each load: `p99_ratio` is the time within which 99 of 100 bursts are done over the same alone,
     `unmanaged_p99_ratio` without nvshare; `added_ms` the difference with nvshare; `best_effort_kept_ratio` the busy
-    one's speed over what the bursts leave of its speed alone.
+    one's speed over what the bursts leave of its speed alone. A kind other than `plain` has its name before them.
     """
-    rhythms = (LIGHT, HEAVY)
+    rhythms = [RHYTHMS[name] for name in options.bursts]
     bounds = settled_bounds(options, SECONDS)
-    steps.expect(1 + 3 * len(rhythms))
+    busy_programs = {kind: busy_program(kind) for kind in options.work}
+    programs = [*busy_programs.values(), *(one for rhythm in rhythms for one in (rhythm.dense, rhythm.program()))]
+    solos = list(dict.fromkeys(programs))
+    steps.expect(len(solos) + 2 * len(busy_programs) * len(rhythms))
     rows: list[Row] = []
     summary: dict[str, float] = {}
     async with temporary_node(node_options(with_room(options), mode="auto")) as node:
         gpu = gpu_words(node.gpus[0])
-        busy = Job(named(SMALL, "busy"), bounds, priority=priorities[1])
-        steps.step("the busy one alone, without nvshare")
-        busy_alone = await run_alone(node, options, busy, managed=False)
-        rows.append(_alone_row("busy", gpu, busy_alone))
-        for rhythm in rhythms:
-            bursty = Job(rhythm.program(), bounds, priority=priorities[0])
-            steps.step(f"{rhythm.name} bursts alone, without nvshare")
-            alone = await run_alone(node, options, bursty, managed=False)
-            rows.append(_alone_row(rhythm.name, gpu, alone))
-            for managed in (False, True):
-                words = "with" if managed else "without"
-                steps.step(f"{rhythm.name} bursts beside the busy one, {words} nvshare")
-                both = await run_settled(node, options, [bursty, busy], managed=managed)
-                solos = (alone.iterations_per_second, busy_alone.iterations_per_second)
-                rows += both.rows(node, f"both, {words}", solos)
-                p99, alone_p99 = p99_us(_settled(both.answers[0])), p99_us(_settled(alone))
-                if not managed:
-                    summary[f"{rhythm.name}_unmanaged_p99_ratio"] = p99 / alone_p99
-                    continue
-                load = both.speeds[0] / busy_alone.iterations_per_second
-                summary[f"{rhythm.name}_p99_ratio"] = p99 / alone_p99
-                summary[f"{rhythm.name}_added_ms"] = (p99 - alone_p99) / 1e3
-                summary[f"{rhythm.name}_best_effort_kept_ratio"] = both.speeds[1] / solos[1] / max(1e-9, 1 - load)
-        return Findings(hardware_words(node.gpus), tuple(rows), summary)
+        answers: dict[Workload, Answer] = {}
+        for program in solos:
+            steps.step(f"{program.name} alone, without nvshare")
+            answers[program] = await run_alone(node, options, Job(program, bounds), managed=False)
+            rows.append(_alone_row(program.name, gpu, answers[program]))
+        for kind, busy in busy_programs.items():
+            for rhythm in rhythms:
+                alone = _alone(rhythm, busy, answers)
+                speeds = answers[rhythm.program()].iterations_per_second, alone.busy_speed
+                jobs = [
+                    Job(program, bounds, priority=priority)
+                    for program, priority in zip((rhythm.program(), busy), priorities, strict=True)
+                ]
+                where = "both" if kind == PLAIN else f"both ({kind})"
+                for managed in (False, True):
+                    words = "with" if managed else "without"
+                    steps.step(f"{rhythm.name} bursts beside {busy.name}, {words} nvshare")
+                    both = await run_settled(node, options, jobs, managed=managed)
+                    rows += both.rows(node, f"{where}, {words}", speeds)
+                    name = rhythm.name if kind == PLAIN else f"{kind}_{rhythm.name}"
+                    summary |= burst_figures(name, alone, both, managed=managed)
+    return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
-def _settled(answer: Answer) -> Sequence[int]:
-    """Its bursts without those of the beginning, in which the plan is not what it will be."""
-    share = min(0.9, SETTLE_NS / max(1, answer.ended_ns - answer.started_ns))
-    return answer.bursts_us[int(share * len(answer.bursts_us)) :]
+def _alone(rhythm: Rhythm, busy: Workload, answers: dict[Workload, Answer]) -> Alone:
+    return Alone(
+        p99_us=settled_p99_us(answers[rhythm.program()]),
+        kernels_per_second=rhythm.dense_kernels * answers[rhythm.dense].iterations_per_second,
+        busy_speed=answers[busy].iterations_per_second,
+    )
 
 
 def _alone_row(name: str, gpu: str, answer: Answer) -> Row:
@@ -108,7 +111,7 @@ def _alone_row(name: str, gpu: str, answer: Answer) -> Row:
 
 PRIORITY = Scenario(
     "priority",
-    "A latency-critical program beside a best-effort one that keeps the card busy.",
+    "A latency-critical program beside a best-effort one that keeps the card busy (--work, --bursts).",
     partial(run_beside_busy, ("latency-critical", "best-effort")),
 )
 BUSY_PLUS_BURSTY = Scenario(

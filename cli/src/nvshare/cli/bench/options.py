@@ -14,7 +14,8 @@ class BenchOptions:
     `gpus` are the real GPUs to run on, by index (empty: all). `pairs` is how often a comparison is made.
     `gpu_memory_bytes` is the card's size on an emulated GPU and the logical capacity on a real one. `mode` is the
     node's, None the scenario's own. `cores` are the percentages of quota-solo (empty: its own), `work` the kinds of
-    work of quota-solo and quota-pairs (kinds_of_work.py). `command` is the command line for the record.
+    work of programs that keep the card busy (kinds_of_work.py), `bursts` how those beside them work (rhythms.py).
+    `command` is the command line for the record.
     """
 
     emulated: bool = False
@@ -28,4 +29,5 @@ class BenchOptions:
     quantum: Quantum | None = None
     cores: tuple[int, ...] = ()
     work: tuple[str, ...] = ("plain",)
+    bursts: tuple[str, ...] = ("light", "heavy")
     command: str = ""

@@ -2,9 +2,9 @@
 
 Four buffers of equal size, as PyTorch's `z = x + y` has with its old and its new result; or, with `--blocks`, the many
 blocks of a training step, to each of which one is added in each iteration. With `--kernels graphs` an iteration is a
-CUDA graph of several sums. The sums are small whole numbers, exact in
-float32, so the checksum says how many of the launches took effect: one that is lost, doubled or sees other data changes
-it. Prints one JSON line.
+CUDA graph of several sums, with `--kernels training` many sums of different lengths. The sums are small whole numbers,
+exact in float32, so the checksum says how many of the launches took effect: one that is lost, doubled or sees other
+data changes it. Prints one JSON line.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from cuda.bindings import driver
 
 from nvshare.cli.workloads.blocks import training_step_blocks
 from nvshare.cli.workloads.loop import GRAPH_KERNELS, argument_parser, measure_as_asked, print_answer, wait_for_start
+from nvshare.cli.workloads.training import training_step_kernels_ns
 
 KERNELS = b"NVSHARE-EMULATOR-KERNELS-1\0"
 BUFFERS = 4
@@ -132,8 +133,11 @@ class Sums:
         self._launches = 0
 
     def step(self) -> None:
+        self._add(self._kernel_ns)
+
+    def _add(self, kernel_ns: int) -> None:
         self._card.select()
-        self._card.add(self._next, self._now, self._y, self._elements, self._kernel_ns)
+        self._card.add(self._next, self._now, self._y, self._elements, kernel_ns)
         self._now, self._next = self._next, self._now
         self._launches += 1
 
@@ -161,6 +165,18 @@ class GraphedSums(Sums):
         self._card.select()
         call(driver.cuGraphLaunch, self._graph, self._card.stream)
         self._launches += GRAPH_KERNELS
+
+
+class TrainingSteps(Sums):
+    """The same, with an iteration of as many sums, short and long, as a training step has kernels."""
+
+    def __init__(self, card: Card, memory_bytes: int, kernel_ns: int, seed: int) -> None:
+        super().__init__(card, memory_bytes, kernel_ns, seed)
+        self._kernels_ns = training_step_kernels_ns(kernel_ns)
+
+    def step(self) -> None:
+        for kernel_ns in self._kernels_ns:
+            self._add(kernel_ns)
 
 
 class Blocks:
@@ -233,8 +249,9 @@ def main() -> None:
     cards = [Card(index) for index in range(arguments.gpus)]
     if arguments.wait_for_memory:
         wait_for_start()
-    sums = GraphedSums if arguments.kernels == "graphs" else Sums  # what a product takes, --kernel-ns says
-    kind: type[Blocks] | type[Sums] = Blocks if arguments.blocks else sums
+    # What a product takes, --kernel-ns says.
+    kinds = {"sums": Sums, "graphs": GraphedSums, "products": Sums, "training": TrainingSteps}
+    kind: type[Blocks] | type[Sums] = Blocks if arguments.blocks else kinds[arguments.kernels]
     works: list[Work] = [kind(card, arguments.memory_bytes, arguments.kernel_ns, arguments.seed) for card in cards]
     growths = [Growth(card, max(0, arguments.grow_to_bytes - arguments.memory_bytes)) for card in cards]
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 BATCH_ITERATIONS = 20  # between two synchronisations
 WARM_UP_ITERATIONS = 2 * BATCH_ITERATIONS
 PROGRESS_MS = 100.0
-KERNELS = ("sums", "graphs", "products")
+KERNELS = ("sums", "graphs", "products", "training")
 GRAPH_KERNELS = 10  # even: buffers that change places are where they were after each launch
 
 
@@ -24,7 +24,8 @@ class Rhythm:
     """How a loop goes: `batch_iterations` between two synchronisations, a point of progress at most each `progress_ms`,
     and after each `burst_iterations` a pause of `pause_ms` (0: none).
 
-    With a `seed` other than 0 bursts and pauses are of random length, up to twice as long.
+    With a `seed` other than 0 bursts and pauses are of random length, up to twice as long. Before each launch the
+    program computes for a time between the two of `gap_us`, without a wait for the card.
     """
 
     batch_iterations: int = BATCH_ITERATIONS
@@ -32,6 +33,7 @@ class Rhythm:
     burst_iterations: int = BATCH_ITERATIONS
     pause_ms: float = 0.0
     seed: int = 0
+    gap_us: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def measure(
     `after_batch` is called with the share of the whole that is done, from 0 to 1.
     """
     chance = random.Random(rhythm.seed)
+    gaps = random.Random(0)
 
     def vary() -> float:
         return chance.uniform(0.0, 2.0) if rhythm.seed else 1.0
@@ -83,6 +86,8 @@ def measure(
     ):
         batch = rhythm.batch_iterations if iterations is None else min(rhythm.batch_iterations, iterations - done)
         for _ in range(batch):
+            if rhythm.gap_us[1]:
+                compute(gaps.uniform(*rhythm.gap_us))
             launch()
         synchronize()
         done += batch
@@ -100,6 +105,13 @@ def measure(
     if progress[-1] != (now, done):
         progress.append((now, done))
     return Measurement(done, started, now, tuple(progress), tuple(bursts_us))
+
+
+def compute(time_us: float) -> None:
+    """Keep the thread's core busy for so long: a sleep would be many times longer than asked for."""
+    ends_ns = time.monotonic_ns() + round(time_us * 1e3)
+    while time.monotonic_ns() < ends_ns:
+        pass
 
 
 def warm_up(launch: Callable[[], None], synchronize: Callable[[], None], iterations: int = WARM_UP_ITERATIONS) -> None:
@@ -129,12 +141,21 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--progress-ms", type=float, default=default.progress_ms, help="between two points of progress")
     parser.add_argument("--burst-iterations", type=int, default=default.burst_iterations, help="between two pauses")
     parser.add_argument("--pause-ms", type=float, default=default.pause_ms, help="length of a pause; 0: none")
+    parser.add_argument(
+        "--gap-us",
+        type=float,
+        nargs=2,
+        default=default.gap_us,
+        metavar=("FROM", "TO"),
+        help="the program computes for so long before each launch",
+    )
     parser.add_argument("--rhythm-seed", type=int, default=default.seed, help="bursts and pauses vary; 0: they do not")
     parser.add_argument(
         "--kernels",
         choices=KERNELS,
         default=KERNELS[0],
-        help=f"an iteration is one sum, a CUDA graph of {GRAPH_KERNELS} sums, or a product, which takes long",
+        help=f"an iteration is one sum, a CUDA graph of {GRAPH_KERNELS} sums, a product, which takes long, or a "
+        "step of training",
     )
     parser.add_argument("--blocks", action="store_true", help="memory in the blocks of a training step")
     parser.add_argument("--grow-to-bytes", type=int, default=0, help="grow so far, in steps over the whole run")
@@ -149,6 +170,7 @@ def rhythm_of(arguments: argparse.Namespace) -> Rhythm:
         arguments.burst_iterations,
         arguments.pause_ms,
         arguments.rhythm_seed,
+        (arguments.gap_us[0], arguments.gap_us[1]),
     )
 
 

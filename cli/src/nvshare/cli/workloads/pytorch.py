@@ -2,7 +2,7 @@
 
 The same as the predecessor's test programs: 28000 a side is *large* (12 GB with the old and the new result), 14000 is
 *small*. With `--blocks` it has the many tensors of a training step instead, and adds one to each; with `--kernels` the
-sums come in CUDA graphs, or products take their place. Prints one JSON line.
+sums come in CUDA graphs, or products or a training take their place. Prints one JSON line.
 Run it with the Python that has PyTorch.
 """
 
@@ -12,6 +12,7 @@ import torch
 
 from nvshare.cli.workloads.blocks import training_step_blocks
 from nvshare.cli.workloads.loop import GRAPH_KERNELS, argument_parser, measure_as_asked, print_answer, wait_for_start
+from nvshare.cli.workloads.pytorch_training import Training
 
 PERIODS = (1021, 509)  # of the patterns of x and y
 GROWTH_STEPS = 12
@@ -170,11 +171,15 @@ def main() -> None:
         wait_for_start()
     memory_bytes = 4 * 4 * arguments.side**2
     kinds: dict[str, type[Sums] | type[Products]] = {"sums": Sums, "graphs": GraphedSums, "products": Products}
-    kind = kinds[arguments.kernels]
-    works: list[Work] = [
-        Blocks(memory_bytes, arguments.seed, device) if arguments.blocks else kind(arguments.side, device)
-        for device in devices
-    ]
+
+    def work_on(device: torch.device) -> Work:
+        if arguments.blocks:
+            return Blocks(memory_bytes, arguments.seed, device)
+        if arguments.kernels == "training":
+            return Training(arguments.seed, device)
+        return kinds[arguments.kernels](arguments.side, device)
+
+    works = [work_on(device) for device in devices]
     growths = [Growth(max(0, arguments.grow_to_bytes - memory_bytes), device) for device in devices]
 
     def launch() -> None:
