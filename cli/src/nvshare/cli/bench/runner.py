@@ -15,6 +15,7 @@ from nvshare.cli.bench.latency import BUSY_PLUS_BURSTY, PRIORITY
 from nvshare.cli.bench.launch_overhead import LAUNCH_OVERHEAD
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.pairs import PAIR_LARGE_SERIAL, PAIR_SMALL
+from nvshare.cli.bench.paused import PAUSED
 from nvshare.cli.bench.quotas import MEMORY_QUOTA
 from nvshare.cli.bench.residents import TRIO_IDLE, TRIO_SMALL_FIT
 from nvshare.cli.bench.result import Result
@@ -46,6 +47,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         WEIGHTED,
         BUSY_PLUS_BURSTY,
         PRIORITY,
+        PAUSED,
         QUOTA_SOLO,
         QUOTA_PAIRS,
         QUOTA_TWO_GPUS,

@@ -13,7 +13,6 @@ from nvshare.cli.bench.result import Row
 from nvshare.cli.bench.scenario import Findings, Job, Scenario, Steps, gpu_words, hardware_words, started
 from nvshare.cli.bench.throughput import Progress, iterations_at
 from nvshare.cli.bench.timeline import Timeline
-from nvshare.cli.bench.turns import iteration_ns
 from nvshare.cli.bench.workload import LARGE, Bounds, RunningWorkload, numbered
 from nvshare.cli.errors import CommandError
 
@@ -24,19 +23,18 @@ WINDOW_NS = 250_000_000
 POLL_SECONDS = 0.005
 
 
-def recovered_ns(progress: Progress, since_ns: int, full_speed: float) -> int | None:
+def recovered_ns(progress: Progress, since_ns: int, full_speed: float, share: float = RECOVERED) -> int | None:
     """The first moment after `since_ns` from which a program is at full speed (iterations/s) again; None: never.
 
-    It is so when the next quarter of a second has 98 % of the iterations of full speed.
+    It is so when the next quarter of a second has this `share` of the iterations of full speed.
     """
-    duration_ns = iteration_ns(progress)
     for place, (time_ns, done) in enumerate(progress):
         if time_ns <= since_ns or place == 0 or time_ns + WINDOW_NS > progress[-1][0]:
             continue
         later = iterations_at(progress, time_ns + WINDOW_NS)
-        if (later - done) / (WINDOW_NS / 1e9) >= RECOVERED * full_speed:
+        if (later - done) / (WINDOW_NS / 1e9) >= share * full_speed:
             # The point is the end of a batch of so many iterations.
-            begun_ns = time_ns - round((done - progress[place - 1][1]) * duration_ns)
+            begun_ns = time_ns - round((done - progress[place - 1][1]) / full_speed * 1e9)
             return max(begun_ns, since_ns)
     return None
 
