@@ -62,6 +62,13 @@ def test_what_a_node_is_told_about_turns_and_memory_reaches_its_services() -> No
     assert not {"NVSHARE_QUANTUM", "NVSHARE_MAX_WAIT", "NVSHARE_OVERCOMMIT", "NVSHARE_ARENA"} & set(untold)
 
 
+def test_how_a_node_shares_a_gpu_s_time_reaches_its_scheduler() -> None:
+    folder = Path("/run/nvshare")
+    told = service_environment({}, folder, "box", NodeOptions(folder, time_sharing="slices"), None)
+    assert told["NVSHARE_TIME_SHARING"] == "slices"
+    assert "NVSHARE_TIME_SHARING" not in service_environment({}, folder, "box", NodeOptions(folder), None)
+
+
 def test_only_the_chosen_gpus_are_shared() -> None:
     folder = Path("/run/nvshare")
     assert service_environment({}, folder, "box", NodeOptions(folder, gpus=(0, 2)), None)["NVSHARE_GPUS"] == "0,2"
@@ -69,10 +76,10 @@ def test_only_the_chosen_gpus_are_shared() -> None:
 
 
 def test_a_detached_node_gets_every_option_that_was_given() -> None:
-    options = NodeOptions(Path("/n"), 2, (0, 1), 5, "serial", 0.5, 15.0, 2.5, 64)
+    options = NodeOptions(Path("/n"), 2, (0, 1), 5, "serial", "slots", 0.5, 15.0, 2.5, 64)
     assert " ".join(options.arguments()) == (
-        "--node-dir /n --emulate 2 --gpu 0,1 --gpu-memory 5 --mode serial --quantum 0.5 --max-wait 15.0 --overcommit "
-        "2.5 --host-memory 64"
+        "--node-dir /n --emulate 2 --gpu 0,1 --gpu-memory 5 --mode serial --time-sharing slots --quantum 0.5 "
+        "--max-wait 15.0 --overcommit 2.5 --host-memory 64"
     )
 
 

@@ -20,7 +20,14 @@ from nvshare.v1.client_pb2 import (
     WAIT_TURN,
     Wait,
 )
-from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, StatusReply
+from nvshare.v1.control_pb2 import (
+    TIME_SHARING_AUTO,
+    TIME_SHARING_SLOTS,
+    ClientStatus,
+    GpuStatus,
+    MemoryHolder,
+    StatusReply,
+)
 from nvshare.v1.node_pb2 import LINK_CONNECTED, LINK_DISCONNECTED, PRIORITY_LATENCY_CRITICAL, Allocation
 
 GIB = 2**30
@@ -102,6 +109,14 @@ def test_what_somebody_was_given_of_the_gpu_s_time_has_a_column(reply: StatusRep
     row = next(line for line in lines if "training" in line)
     assert head.split()[-3:] == ["cores", "weight", "priority"]
     assert row.split()[-5:] == ["30", "%,", "burst", "400", "latency-critical"]
+
+
+def test_how_a_gpu_s_time_is_shared_is_said_where_it_is_not_the_usual_way(reply: StatusReply) -> None:
+    reply.gpus[0].time_sharing = TIME_SHARING_AUTO
+    assert "time sharing" not in shown(reply)
+    reply.gpus[0].time_sharing = TIME_SHARING_SLOTS
+    assert "time sharing: slots" in shown(reply)
+    assert status_document(reply)["gpus"][0]["time_sharing"] == "slots"
 
 
 def cell(**fields: Any) -> str:

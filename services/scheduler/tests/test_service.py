@@ -231,6 +231,11 @@ async def test_status_shows_the_sums_of_the_node_arena(node: Node) -> None:
     assert sums == (64 * GIB, 12 * GIB, 3 * GIB)
 
 
+async def test_how_time_is_shared_is_as_the_environment_says_and_in_the_status(bare_node: Node) -> None:
+    await bare_node.start_scheduler(NVSHARE_TIME_SHARING="slots")
+    assert (await bare_node.gpu()).time_sharing == control_pb2.TIME_SHARING_SLOTS
+
+
 async def test_a_status_before_the_relay_speaks_says_so(node: Node) -> None:
     status = await node.status()
     assert status.settling

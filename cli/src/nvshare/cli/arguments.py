@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nvshare.bus.compute import GREATEST_CORE_PERCENT, GREATEST_WEIGHT, PRIORITIES
 from nvshare.bus.quantities import QuantityError, parse_bytes
 from nvshare.cli.errors import CommandError
-from nvshare.cli.node_options import MODES, Quantum
+from nvshare.cli.node_options import MODES, TIME_SHARINGS, Quantum
 
 USAGE = 2  # exit status for a command line that makes no sense, as is usual
 LONGEST_QUANTUM_SECONDS = 3600.0
@@ -88,6 +88,13 @@ def mode_name(text: str | None) -> str | None:
     """One of the modes; None where none was given."""
     if text is not None and text not in MODES:
         raise CommandError(f"no mode {text!r}; the modes are {', '.join(MODES)}", USAGE)
+    return text
+
+
+def time_sharing_name(text: str | None) -> str | None:
+    """One of the ways to share a GPU's time; None where none was given."""
+    if text is not None and text not in TIME_SHARINGS:
+        raise CommandError(f"no time sharing {text!r}; there are {', '.join(TIME_SHARINGS)}", USAGE)
     return text
 
 

@@ -30,6 +30,7 @@ def service_environment(
     settings = {
         "NVSHARE_GPUS": ",".join(map(str, options.gpus)) or None,
         "NVSHARE_MODE": options.mode,
+        "NVSHARE_TIME_SHARING": options.time_sharing,
         "NVSHARE_QUANTUM": options.quantum,
         "NVSHARE_MAX_WAIT": options.max_wait_seconds,
         "NVSHARE_OVERCOMMIT": options.overcommit_ratio,

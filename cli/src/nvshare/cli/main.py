@@ -26,6 +26,7 @@ from nvshare.cli.arguments import (
     overcommit_ratio,
     parse_quantum,
     size_bytes,
+    time_sharing_name,
     with_emulate_number,
 )
 from nvshare.cli.bench.command import bench, demo
@@ -98,6 +99,14 @@ def up(
         str | None, typer.Option(metavar="SIZE", help="Memory of a GPU that is shared, such as 16GiB. Default: all.")
     ] = None,
     mode: Annotated[str | None, typer.Option(metavar="M", help="auto (default), serial, concurrent or off.")] = None,
+    time_sharing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W",
+            help="How programs on a GPU share its time: auto (default), slices or slots; "
+            "with driver weights and priorities have no effect.",
+        ),
+    ] = None,
     quantum: Annotated[
         str | None,
         typer.Option(metavar="auto|S", help="Seconds of a turn; auto: from the measured time of a swap."),
@@ -136,6 +145,7 @@ def up(
         gpus=gpu_indices(gpu, emulated_gpus(emulate)),
         gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory),
         mode=mode_name(mode),
+        time_sharing=time_sharing_name(time_sharing),
         quantum=parse_quantum(quantum),
         max_wait_seconds=max_wait_seconds(max_wait),
         overcommit_ratio=overcommit_ratio(overcommit),

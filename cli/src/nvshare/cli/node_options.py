@@ -7,6 +7,7 @@ from typing import Literal
 from nvshare.bus.node_directory import NodeDirectory
 
 MODES = ("auto", "serial", "concurrent", "off")
+TIME_SHARINGS = ("auto", "driver", "slices", "slots")
 
 Quantum = float | Literal["auto"]
 """Seconds, or `auto`: from the measured time of a swap."""
@@ -18,6 +19,7 @@ class NodeOptions:
 
     `gpus` are the indices of the GPUs that the node shares, as NVML counts them; empty: all.
     `gpu_memory_bytes` is an emulated card's size, and on a real card the logical capacity that nvshare shares out.
+    `time_sharing` is by which means programs that are on a GPU share its time.
     `overcommit_ratio` times that is the most that a GPU promises in all; `host_memory_bytes` the most host memory that
     the node keeps for what is moved off its cards.
     """
@@ -27,6 +29,7 @@ class NodeOptions:
     gpus: tuple[int, ...] = ()
     gpu_memory_bytes: int | None = None
     mode: str | None = None
+    time_sharing: str | None = None
     quantum: Quantum | None = None
     max_wait_seconds: float | None = None
     overcommit_ratio: float | None = None
@@ -47,6 +50,7 @@ class NodeOptions:
             "--gpu": ",".join(map(str, self.gpus)) or None,
             "--gpu-memory": self.gpu_memory_bytes,
             "--mode": self.mode,
+            "--time-sharing": self.time_sharing,
             "--quantum": self.quantum,
             "--max-wait": self.max_wait_seconds,
             "--overcommit": self.overcommit_ratio,

@@ -13,7 +13,16 @@ from rich.text import Text
 from nvshare.bus.compute import DEFAULT_WEIGHT, priority_word
 from nvshare.bus.quantities import format_bytes
 from nvshare.v1.client_pb2 import ClientState, Mode, Wait
-from nvshare.v1.control_pb2 import ClientStatus, GpuStatus, MemoryHolder, ModeReply, StatusReply
+from nvshare.v1.control_pb2 import (
+    TIME_SHARING_AUTO,
+    TIME_SHARING_UNSPECIFIED,
+    ClientStatus,
+    GpuStatus,
+    MemoryHolder,
+    ModeReply,
+    StatusReply,
+    TimeSharing,
+)
 from nvshare.v1.node_pb2 import LINK_DISCONNECTED, PRIORITY_NORMAL, PRIORITY_UNSPECIFIED, Allocation
 
 _ENUM_PREFIXES = {
@@ -22,6 +31,7 @@ _ENUM_PREFIXES = {
     "ClientState": "CLIENT_STATE_",
     "Link": "LINK_",
     "Priority": "PRIORITY_",
+    "TimeSharing": "TIME_SHARING_",
 }
 
 
@@ -68,6 +78,8 @@ def gpu_lines(gpu: GpuStatus) -> list[str]:
         f"{format_bytes(gpu.used_bytes)} of {format_bytes(gpu.total_bytes)} used"
     )
     lines = [f"GPU {gpu.index}  {gpu.name}  {gpu.uuid}", f"{sharing_words(gpu)}; {memory}"]
+    if gpu.time_sharing not in (TIME_SHARING_UNSPECIFIED, TIME_SHARING_AUTO):
+        lines.append(f"time sharing: {time_sharing_words(gpu.time_sharing)}")
     if gpu.overcommit_bytes:
         needed = sum(needed_bytes(client) for client in gpu.clients)
         lines.append(f"{format_bytes(needed)} of at most {format_bytes(gpu.overcommit_bytes)} promised in all")
@@ -224,6 +236,13 @@ def sharing_words(sharing: GpuStatus | ModeReply) -> str:
     if sharing.quantum_us < sharing.fixed_quantum_us:
         return f"{words} (of {sharing.fixed_quantum_us / 1e6:.3g} s: {max_wait})"
     return words
+
+
+def time_sharing_words(time_sharing: TimeSharing) -> str:
+    """By which means programs on a GPU share its time."""
+    if time_sharing not in TimeSharing.values():
+        return f"way {time_sharing}"
+    return TimeSharing.Name(time_sharing).removeprefix("TIME_SHARING_").lower()
 
 
 def holder_words(holder: MemoryHolder) -> str:

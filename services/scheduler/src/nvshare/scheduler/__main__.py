@@ -56,6 +56,7 @@ def serve() -> None:
                 build=BUILD,
                 reserve_bytes=settings.reserve,
                 overcommit_percent=settings.overcommit_percent,
+                time_sharing=settings.time_sharing_means,
             ),
             gangs=settings.gangs == "auto",
         )

@@ -26,6 +26,25 @@ SIDE_BY_SIDE = (Mode.AUTO, Mode.CONCURRENT)
 """The modes in which clients use the card at the same time, and nvshare says how."""
 
 
+class TimeSharing(IntEnum):
+    """By which means clients that use the card at the same time share its time. Core limits have slots under each."""
+
+    AUTO = 1  # by slices or slots, whichever fits
+    DRIVER = 2  # by the driver's own slices: weights and priorities have no effect
+    SLICES = 3  # by slices only
+    SLOTS = 4  # by slots only
+
+    @property
+    def by_slices(self) -> bool:
+        """Whether clients get slices of their own."""
+        return self in (TimeSharing.AUTO, TimeSharing.SLICES)
+
+    @property
+    def by_slots(self) -> bool:
+        """Whether clients without a core limit get slots."""
+        return self in (TimeSharing.AUTO, TimeSharing.SLOTS)
+
+
 class Wait(IntEnum):
     """What a client that may not go on waits for."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nvshare.scheduler.model import TimeSharing
+
 MIB = 1 << 20
 GIB = 1 << 30
 MILLISECOND_NS = 1_000_000
@@ -124,6 +126,9 @@ class Policy:
     contested_ns: int = SECOND_NS
     """The window stays small for so long after another client wanted the GPU."""
 
+    time_sharing: TimeSharing = TimeSharing.AUTO
+    """How clients that use the card at the same time share its time: other ways than `AUTO` are for comparisons."""
+
     window_alone_us: int = 20_000
     window_contested_us: int = 4_000
 
@@ -149,6 +154,9 @@ class Policy:
 
     most_in_turns: int = 4
     """So many clients at most take turns by slots without a limit: each hand-over costs up to a millisecond."""
+
+    least_slot_share: float = 0.01
+    """What best effort has of the card, all of it together, beside others where slots are all there is: 1 ms of 100."""
 
     busy_slice_us: int = 20_000
     """The mean hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nvshare.bus.quantities import parse_bytes
-from nvshare.scheduler.model import Mode
+from nvshare.scheduler.model import Mode, TimeSharing
 from nvshare.scheduler.policy import SECOND_NS
 
 
@@ -38,6 +38,9 @@ class Settings(BaseSettings):
 
     mode: Literal["auto", "serial", "concurrent", "off"] = "auto"
     """How GPUs are shared for which nobody has set anything."""
+
+    time_sharing: Literal["auto", "driver", "slices", "slots"] = "auto"
+    """By which means programs that are on a GPU share its time; `auto`: whichever fits."""
 
     quantum: Literal["auto"] | float = "auto"
     """For how many seconds a client keeps its place while others wait; `auto`: from the measured time of a swap."""
@@ -78,6 +81,10 @@ class Settings(BaseSettings):
     @property
     def default_mode(self) -> Mode:
         return Mode[self.mode.upper()]
+
+    @property
+    def time_sharing_means(self) -> TimeSharing:
+        return TimeSharing[self.time_sharing.upper()]
 
     @property
     def default_quantum_ns(self) -> int:

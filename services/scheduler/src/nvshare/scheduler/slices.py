@@ -23,7 +23,7 @@ def decide_slices(
     """Sets the slice of each client, of whose allocation `terms` tells: by weight where several keep the card busy,
     extremes where best effort yields, else, and wherever nothing is shared, the driver's own (0)."""
     slices_us: dict[str, int] = {}
-    if mode in SIDE_BY_SIDE:
+    if mode in SIDE_BY_SIDE and policy.time_sharing.by_slices:
         slices_us = _slices_us([client for client in clients if client.may_launch], terms, now_ns, policy)
     for client in clients:
         client.timeslice_us = slices_us.get(client.key, 0)

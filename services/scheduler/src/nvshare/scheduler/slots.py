@@ -9,6 +9,8 @@ and two that never rest, because slots waste less: a slice of 20 ms is as short 
 A client's library takes the length of its slot as the busy time that it may have in each period (docs/protocol.md): so
 a slot that lies elsewhere delays nobody who stays below its limit. An allocation's share is that of all its processes
 together. Those that want the GPU have equal parts of it, and what one of them does not use the others may have.
+
+With `TimeSharing.SLOTS` all that share the card have slots as soon as two want it, busy or not.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.model import SIDE_BY_SIDE, Allocation, Mode, Slot
+from nvshare.scheduler.model import SIDE_BY_SIDE, Allocation, Mode, Priority, Slot, TimeSharing
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.shares import Claim, split_by_use, split_card
 
@@ -58,7 +60,7 @@ def decide_slots(
     in_turns = mode in SIDE_BY_SIDE and _take_turns(sharing, limited, terms, now_ns, policy)
     competing = sharing if in_turns else [client for client in limited if client in wanting]
     hands_on = len(competing) == len(wanting)
-    shares = _shares(competing, limited, terms, hands_on=hands_on)
+    shares = _shares(competing, limited, terms, policy, hands_on=hands_on)
     slots = place_slots(shares, period_us(shares, policy))
     for client in competing:
         client.slot = slots[client.key]
@@ -83,15 +85,15 @@ def _ready_slots(
     """Who has a limit and wants nothing has its slot ready, as if it were the next that wants something. Of many with
     the same terms that is decided once."""
     busy = {client.allocation for client in competing}
-    ready: dict[tuple[str, float, int, int, bool], Slot] = {}
+    ready: dict[tuple[str, float, int, int, Priority, bool], Slot] = {}
     for client in limited:
         if client.slot is not None:
             continue
         own = terms[client.key]
         joins = client.allocation if client.allocation in busy else ""
-        alike = (joins, client.use, own.core_limit_percent, own.weight, own.core_burst)
+        alike = (joins, client.use, own.core_limit_percent, own.weight, own.priority, own.core_burst)
         if alike not in ready:
-            shares = _shares([*competing, client], limited, terms, hands_on=hands_on)
+            shares = _shares([*competing, client], limited, terms, policy, hands_on=hands_on)
             ready[alike] = place_slots(shares, period_us(shares, policy))[client.key]
         client.slot = ready[alike]
 
@@ -105,14 +107,18 @@ def _take_turns(
     sharing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], now_ns: int, policy: Policy
 ) -> bool:
     """Whether all that share the card run in slots, with core limits or without."""
-    if len(sharing) < 2 or not all(client.keeps_busy for client in sharing):
+    if len(sharing) < 2 or not policy.time_sharing.by_slots:
+        return False
+    some = [client for client in sharing if client in limited]
+    if policy.time_sharing == TimeSharing.SLOTS:
+        return len(some) < len(sharing)
+    if not all(client.keeps_busy for client in sharing):
         return False
     if len({terms[client.key].priority for client in sharing}) > 1 or len(sharing) > policy.most_in_turns:
         return False  # slices pause the ones for the others; and many hand-overs cost too much
-    some = [client for client in sharing if client in limited]
     if some:
         return len(some) < len(sharing)
-    shares = _shares(sharing, limited, terms, hands_on=True).values()
+    shares = _shares(sharing, limited, terms, policy, hands_on=True).values()
     refused = any(client.report is not None and client.report.timeslice_failure for client in sharing)
     if refused or min(shares) < _WHOLE * max(shares):
         return True
@@ -120,7 +126,12 @@ def _take_turns(
 
 
 def _shares(
-    competing: Sequence[Client], limited: Sequence[Client], terms: Mapping[str, Allocation], *, hands_on: bool
+    competing: Sequence[Client],
+    limited: Sequence[Client],
+    terms: Mapping[str, Allocation],
+    policy: Policy,
+    *,
+    hands_on: bool,
 ) -> dict[str, float]:
     """What each of these clients has of the card while all allocations want all of it; with what their limits leave
     over, where nobody else wants that (`hands_on`), for those that may have more."""
@@ -129,9 +140,26 @@ def _shares(
         uses.setdefault(client.allocation, {})[client.key] = client.use
     capped = {client.allocation for client in limited}
     claims = []
+    yielding: dict[str, int] = {}
     for name, keys in uses.items():
         own = terms[next(iter(keys))]
         cap = own.core_limit_percent / 100 if name in capped else None
-        claims.append(Claim({name: 1.0}, own.weight, cap, burst=own.core_burst and hands_on))
-    totals = split_card(claims)
+        yields = policy.time_sharing == TimeSharing.SLOTS and own.priority == Priority.BEST_EFFORT  # else slices do it
+        if yields:
+            yielding[name] = own.weight
+        claims.append(Claim({name: 1.0}, own.weight, cap, best_effort=yields, burst=own.core_burst and hands_on))
+    totals = _with_least(split_card(claims), yielding, policy.least_slot_share)
     return {key: part for name, keys in uses.items() for key, part in split_by_use(totals[name], keys).items()}
+
+
+def _with_least(totals: Mapping[str, float], yielding: Mapping[str, int], least: float) -> Mapping[str, float]:
+    """The same shares, but not less than `least` for those that yield to all others, together and by their weights."""
+    left = sum(totals[name] for name in yielding)
+    if not yielding or len(yielding) == len(totals) or left >= least:
+        return totals
+    others = sum(totals.values()) - left
+    kept = (others - (least - left)) / others
+    weights = sum(yielding.values())
+    return {
+        name: least * yielding[name] / weights if name in yielding else kept * total for name, total in totals.items()
+    }

@@ -44,6 +44,7 @@ def gpu_status(gpu: Gpu, state: ArbiterState, now_ns: int, policy: Policy) -> co
         hand_overs=state.hand_overs,
         swapped_bytes=state.moved.size_bytes,
         fixed_quantum_us=state.fixed_quantum_ns // 1000,
+        time_sharing=control_pb2.TimeSharing.Name(policy.time_sharing),
     )
 
 
