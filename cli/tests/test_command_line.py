@@ -22,6 +22,7 @@ def no_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["up", "--emulate", "99"], "1 to 16"),
         (["up", "--emulate", "1", "--gpu-memory", "lots"], "--gpu-memory: 'lots'"),
         (["up", "--emulate", "1", "--mode", "fast"], "auto, serial, concurrent, off"),
+        (["up", "--emulate", "1", "--time-sharing", "fair"], "auto, driver, slices, slots"),
         (["up", "--emulate", "1", "--quantum", "-3"], "--quantum -3"),
         (["up", "--emulate", "1", "--quantum", "soon"], "--quantum soon: give auto, or seconds"),
         (["up", "--emulate", "1", "--quantum", "nan"], "--quantum nan"),
@@ -46,6 +47,7 @@ def no_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["bench"], "--list"),
         (["bench", "solo-huge"], "solo-small"),
         (["bench", "solo-small", "--seconds", "0"], "--seconds 0"),
+        (["bench", "solo-small", "--time-sharing", "fair"], "auto, driver, slices, slots"),
         (["bench", "grant-latency", "--clients", "1"], "clients"),
     ],
 )

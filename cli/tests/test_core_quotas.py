@@ -1,5 +1,7 @@
 """What the scenarios of compute quotas say of the runs that they made."""
 
+from dataclasses import replace
+
 from nvshare.cli.bench.core_quotas import KindFound, quota_summary
 from nvshare.cli.bench.steady import SETTLE_NS, Together
 from nvshare.cli.bench.workload import Answer
@@ -40,6 +42,21 @@ def test_the_summary_has_the_worst_of_all_kinds_of_work_and_the_figures_of_each(
         "graphs_max_slot_wait_ms": 60.0,
         "graphs_30_ratio_1": 0.28,
     }
+
+
+def test_under_mps_the_same_caps_have_figures_of_their_own() -> None:
+    plain = found("plain", (30, 60), (0.3, 0.6), 70)
+    beside = replace(plain, under_mps=found("plain", (30, 60), (0.2, 0.55), 70).capped)
+    more = {
+        name: round(figure, 6) for name, figure in quota_summary([beside]).items() if name not in quota_summary([plain])
+    }
+    assert more == {
+        "mps_max_quota_error_points": 10.0,
+        "mps_plain_max_quota_error_points": 10.0,
+        "mps_plain_30_60_ratio_1": 0.2,
+        "mps_plain_30_60_ratio_2": 0.55,
+    }
+    assert quota_summary([beside])["max_quota_error_points"] == 0
 
 
 def test_b6_b7_the_sum_is_that_of_the_caps_which_leave_nothing_idle() -> None:

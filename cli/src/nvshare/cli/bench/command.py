@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +12,22 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nvshare.cli.arguments import USAGE, emulated_gpus, gpu_indices, mode_name, parse_quantum, size_bytes
+from nvshare.cli.arguments import (
+    USAGE,
+    emulated_gpus,
+    gpu_indices,
+    mode_name,
+    parse_quantum,
+    size_bytes,
+    time_sharing_name,
+)
 from nvshare.cli.bench.kinds_of_work import KINDS_OF_WORK, PLAIN
+from nvshare.cli.bench.mps import control_program
 from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
 from nvshare.cli.bench.rhythms import RHYTHMS
 from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
-from nvshare.cli.bench.table import result_table
+from nvshare.cli.bench.scenario import Scenario
 from nvshare.cli.errors import CommandError
 
 FAILED = 1
@@ -64,6 +73,7 @@ def bench(
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Calls of grant-latency.")] = 1000,
     gpu_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the GPU that is shared.")] = "16GiB",
     mode: Annotated[str | None, typer.Option(metavar="M", help="The node's mode. Default: the scenario's own.")] = None,
+    time_sharing: Annotated[str | None, typer.Option(metavar="W", help="As in `nvshare up`.")] = None,
     quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
     cores: Annotated[str | None, typer.Option(metavar="P[,P]", help="Percentages of quota-solo.")] = None,
     work: Annotated[
@@ -77,6 +87,7 @@ def bench(
         str,
         typer.Option(metavar="B[,B]", help=f"Bursts of priority, busy-plus-bursty: {', '.join(RHYTHMS)}."),
     ] = "light,heavy",
+    mps: Annotated[bool, typer.Option("--mps", help="Compare with NVIDIA MPS, too; on a real GPU.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
     ] = None,
@@ -100,8 +111,9 @@ def bench(
         raise CommandError(f"--seconds {seconds:g}: give seconds, more than 0 and at most a day", USAGE)
     if gpu is not None and emulate:
         raise CommandError("--gpu chooses among real GPUs; an emulated node has as many as the scenario needs", USAGE)
-    for name in scenarios:
-        find_scenario(name)
+    found = [find_scenario(name) for name in scenarios]
+    if mps:
+        _check_mps(found, emulated=emulated_gpus(emulate) > 0)
     options = BenchOptions(
         emulated=emulated_gpus(emulate) > 0,
         gpus=gpu_indices(gpu, 0),
@@ -111,10 +123,12 @@ def bench(
         samples=samples,
         gpu_memory_bytes=size_bytes("--gpu-memory", gpu_memory) or 16 * GIB,
         mode=mode_name(mode),
+        time_sharing=time_sharing_name(time_sharing),
         quantum=parse_quantum(quantum),
         cores=_percentages(cores),
         work=_names("--work", work, KINDS_OF_WORK),
         bursts=_names("--bursts", bursts, RHYTHMS),
+        mps=mps,
         command=str(context.obj),
     )
     results = [_run_and_show(name, options) for name in scenarios]
@@ -122,6 +136,19 @@ def bench(
         _write_json(json_file, results)
     if not all(result.ok for result in results):
         raise typer.Exit(FAILED)
+
+
+def _check_mps(scenarios: Sequence[Scenario], *, emulated: bool) -> None:
+    """Raises CommandError where --mps cannot be followed."""
+    without = [scenario.name for scenario in scenarios if not scenario.mps]
+    if without:
+        known = ", ".join(scenario.name for scenario in SCENARIOS.values() if scenario.mps)
+        raise CommandError(f"--mps: {without[0]} does not compare with NVIDIA MPS; {known} do", USAGE)
+    if emulated:
+        raise CommandError(
+            "--mps: emulated GPUs have no NVIDIA MPS; leave --emulate out, on a machine with a GPU", USAGE
+        )
+    control_program()
 
 
 def _percentages(text: str | None) -> tuple[int, ...]:
@@ -160,7 +187,7 @@ def _run_and_show(name: str, options: BenchOptions) -> Result:
         result = asyncio.run(_run_until_terminated(name, options, steps))
         steps.done()
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(result_table(result))
+    console.print(find_scenario(name).table(result))
     return result
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from rich.console import RenderableType
+
 from nvshare.bus.compute import DEFAULT_WEIGHT, NORMAL
 from nvshare.bus.quantities import format_bytes
 from nvshare.cli.bench.node import BenchNode
 from nvshare.cli.bench.options import BenchOptions
-from nvshare.cli.bench.result import Row
+from nvshare.cli.bench.result import Result, Row
+from nvshare.cli.bench.table import result_table
 from nvshare.cli.bench.workload import Answer, Bounds, RunningWorkload, Workload, running
 from nvshare.cli.errors import CommandError
 from nvshare.cli.node_options import NodeOptions
@@ -40,11 +43,16 @@ class Findings:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A benchmark: its name on the command line, one sentence for `--list`, and what runs it."""
+    """A benchmark: its name on the command line, one sentence for `--list`, what runs it, and what shows its result.
+
+    `mps`: it can do the same under NVIDIA MPS, too (BenchOptions.mps).
+    """
 
     name: str
     text: str
     run: Callable[[BenchOptions, Steps], Awaitable[Findings]]
+    table: Callable[[Result], RenderableType] = result_table
+    mps: bool = False
 
 
 def node_options(options: BenchOptions, *, mode: str, gpus: int = 1) -> NodeOptions:
@@ -55,6 +63,7 @@ def node_options(options: BenchOptions, *, mode: str, gpus: int = 1) -> NodeOpti
         gpus=options.gpus,
         gpu_memory_bytes=options.gpu_memory_bytes,
         mode=options.mode or mode,
+        time_sharing=options.time_sharing,
         quantum=options.quantum,
     )
 
