@@ -39,6 +39,7 @@ struct nvshare_emulator_account {
     uint64_t timeslice_us;
     uint64_t joined_ns; /* CLOCK_MONOTONIC */
     uint64_t left_ns;   /* 0 while present */
+    uint64_t wakes;     /* how often work, or an event, came to the compute engine that had nothing of the process */
 };
 
 /* What a card has done in all. */

@@ -84,6 +84,7 @@ static struct nvshare_emulator_account living_account(const struct emu_card *car
                                              .busy_ns = card->engines[EMU_COMPUTE].queues[slot].busy_ns,
                                              .launches = client->launches,
                                              .timeslice_us = client->timeslice_us,
+                                             .wakes = client->wakes,
                                              .joined_ns = client->joined_ns};
 }
 
@@ -94,6 +95,7 @@ static struct nvshare_emulator_account departed_account(const struct emu_departe
                                              .copied_out_bytes = departed->copied_out_bytes,
                                              .busy_ns = departed->busy_ns,
                                              .launches = departed->launches,
+                                             .wakes = departed->wakes,
                                              .joined_ns = departed->joined_ns,
                                              .left_ns = departed->left_ns};
 }

@@ -138,7 +138,18 @@ CUresult emu_submit(CUstream stream, struct emu_work *work, bool synchronous) {
     return result == CUDA_SUCCESS && synchronous ? emu_wait_stream(stream) : result;
 }
 
+/* An event takes no time here, but a real card comes to the process for it, too. */
+static void count_wake(CUstream stream) {
+    struct emu_device *device = stream->context->device;
+    if (stream->issue == NULL) { /* else it comes with what it stands behind */
+        emu_card_lock(device->card);
+        emu_card_count_wake(device->card, device->slot, emu_now_ns());
+        emu_card_unlock(device->card);
+    }
+}
+
 CUresult emu_record_now(CUstream stream, CUevent event) {
+    count_wake(stream);
     struct emu_marker *marker = emu_stream_mark(stream);
     if (marker == NULL) {
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -259,6 +259,7 @@ static void bury(struct emu_card *card, int slot, uint64_t now_ns) {
         .number = client->number,
         .peak_bytes = client->peak_bytes,
         .launches = client->launches,
+        .wakes = client->wakes,
         .busy_ns = card->engines[EMU_COMPUTE].queues[slot].busy_ns,
         .copied_in_bytes = card->engines[EMU_COPY_IN].queues[slot].bytes,
         .copied_out_bytes = card->engines[EMU_COPY_OUT].queues[slot].bytes,
@@ -303,6 +304,14 @@ void emu_card_reap(struct emu_card *card, uint64_t now_ns, uint64_t interval_ns)
         if (descriptor >= 0) {
             close(descriptor);
         }
+    }
+}
+
+void emu_card_count_wake(struct emu_card *card, int slot, uint64_t time_ns) {
+    struct emu_engine *engine = &card->engines[EMU_COMPUTE];
+    emu_engine_advance(engine, time_ns);
+    if ((engine->pending_mask >> slot & 1) == 0) {
+        card->clients[slot].wakes++;
     }
 }
 

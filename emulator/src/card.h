@@ -42,6 +42,7 @@ struct emu_client {
     uint64_t launches;
     uint64_t joined_ns;
     uint64_t timeslice_us; /* of the compute engine, as it was asked for */
+    uint64_t wakes;        /* of the compute engine: something came to it while it had nothing of the client */
 };
 
 /* What is known of a client that has left. */
@@ -51,6 +52,7 @@ struct emu_departed {
     uint64_t number;
     uint64_t peak_bytes;
     uint64_t launches;
+    uint64_t wakes;
     uint64_t busy_ns;
     uint64_t copied_in_bytes;
     uint64_t copied_out_bytes;
@@ -107,6 +109,9 @@ void emu_card_charge(struct emu_card *card, int slot, enum emu_use use, uint64_t
 /* Under the card's lock: drop the work of dead clients, and the memory of those that nobody holds any more. Looks at
  * the locks only if that was not done in the last `interval_ns`. */
 void emu_card_reap(struct emu_card *card, uint64_t now_ns, uint64_t interval_ns);
+
+/* Under the card's lock: work or an event of the client comes to the compute engine at this time. */
+void emu_card_count_wake(struct emu_card *card, int slot, uint64_t time_ns);
 
 /* Under the card's lock: simulate all engines up to now_ns. */
 void emu_card_advance(struct emu_card *card, uint64_t now_ns);

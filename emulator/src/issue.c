@@ -44,11 +44,16 @@ static bool submit(struct emu_device *device, struct CUstream_st *stream, struct
         op->work.prepare(stream->context, &op->work);
         op->work.prepare = NULL;
     }
+    uint64_t ready_ns = maximum(op->enqueued_ns, stream->ready_ns);
+    bool computes = op->work.engine == EMU_COMPUTE;
     emu_card_lock(card);
-    bool submitted = engine->queues[device->slot].submitted - channel->seen < EMU_RING_ITEMS &&
-                     emu_engine_submit(engine, device->slot, maximum(op->enqueued_ns, stream->ready_ns),
-                                       op->work.duration_ns, op->work.moved_bytes, &number);
-    if (submitted && op->work.engine == EMU_COMPUTE) {
+    bool has_room = engine->queues[device->slot].submitted - channel->seen < EMU_RING_ITEMS;
+    if (has_room && computes) {
+        emu_card_count_wake(card, device->slot, ready_ns);
+    }
+    bool submitted = has_room && emu_engine_submit(engine, device->slot, ready_ns, op->work.duration_ns,
+                                                   op->work.moved_bytes, &number);
+    if (submitted && computes) {
         card->clients[device->slot].launches++;
     }
     emu_card_unlock(card);

@@ -1,4 +1,4 @@
-"""The card's own account of its capacity: now, and the most that ever was."""
+"""The card's own account of its capacity, now and the most that ever was, and of who woke it."""
 
 from typing import Any
 
@@ -62,3 +62,31 @@ def test_its_peaks_begin_anew_on_request(cards: Cards) -> None:
     assert holder.hear() == "less"
     found = look(cards, "[account.reset_peaks(), account.totals().peak_bytes, account.totals().peak_memory_bytes]")
     assert found == [None, GIB + CONTEXT_BYTES, GIB]
+
+
+def test_it_counts_how_often_something_came_while_it_had_nothing_of_the_process(cards: Cards) -> None:
+    program = cards.run(
+        """
+        from nvshare.emulator import account
+
+        gpu = Gpu()
+        event = call(driver.cuEventCreate, 0)
+        wakes = []
+
+        def note():
+            wakes.append(account.accounts()[0].wakes)
+
+        for _ in range(3):
+            gpu.launch("spin", 50_000_000)
+        call(driver.cuEventRecord, event, 0)
+        note()
+        call(driver.cuCtxSynchronize)
+        note()
+        call(driver.cuEventRecord, event, 0)
+        note()
+        gpu.launch("spin", 50_000_000)
+        note()
+        print(json.dumps(wakes))
+        """
+    )
+    assert program == [1, 1, 2, 3]

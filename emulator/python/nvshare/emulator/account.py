@@ -36,6 +36,7 @@ class _Account(ctypes.Structure):
         ("timeslice_us", ctypes.c_uint64),
         ("joined_ns", ctypes.c_uint64),
         ("left_ns", ctypes.c_uint64),
+        ("wakes", ctypes.c_uint64),
     ]
 
 
@@ -78,7 +79,9 @@ class Account:
     """What one process has had of a card; times are CLOCK_MONOTONIC. ``left_ns`` is 0 while its memory counts.
 
     ``used_bytes`` is the sum of the bytes of contexts, linear memory (cuMemAlloc and pools), handles of cuMemCreate
-    (what several processes hold counts for one of them) and managed memory on the card.
+    (what several processes hold counts for one of them) and managed memory on the card. ``wakes`` counts how often
+    work, or an event, came to the compute engine while that had nothing of the process: a real card stops its
+    neighbours then.
     """
 
     pid: int
@@ -97,6 +100,7 @@ class Account:
     timeslice_us: int
     joined_ns: int
     left_ns: int
+    wakes: int
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,7 @@ def accounts(card: int = 0) -> list[Account]:
             timeslice_us=entry.timeslice_us,
             joined_ns=entry.joined_ns,
             left_ns=entry.left_ns,
+            wakes=entry.wakes,
         )
         for entry in room[: count.value]
     ]

@@ -224,3 +224,10 @@ def timeslice_us(card: int = 0) -> int:
     from nvshare.emulator import account
 
     return next(one.timeslice_us for one in account.accounts(card) if one.pid == os.getpid() and one.present)
+
+
+def wakes(card: int = 0) -> int:
+    """How often this process had the card come to it, by the card's own account."""
+    from nvshare.emulator import account
+
+    return next(one.wakes for one in account.accounts(card) if one.pid == os.getpid() and one.present)
