@@ -2,6 +2,7 @@
 
 #include "capture.h"
 #include "log.h"
+#include "rest.h"
 
 CUevent nvs_event_take(struct nvs_stream *stream) {
     if (stream->spares > 0)
@@ -27,7 +28,7 @@ void nvs_event_give(struct nvs_stream *stream, CUevent event) {
 static CUevent nvs_mark_pop(struct nvs_stream *stream) {
     struct nvs_mark *mark = &stream->marks[stream->first];
     atomic_fetch_sub_explicit(&stream->device->in_flight_ns, (int64_t)mark->estimate_ns, memory_order_relaxed);
-    atomic_fetch_add_explicit(&stream->completed, mark->launches, memory_order_release);
+    atomic_store_explicit(&stream->completed, mark->calls, memory_order_release);
     stream->first = (stream->first + 1) % NVS_MARKS;
     stream->count--;
     stream->excused_to = stream->allowance = 0;
@@ -109,6 +110,8 @@ bool nvs_stream_retire(struct nvs_stream *stream) {
         stream->before_blurred = mark->blurred;
         stream->before = nvs_mark_pop(stream);
     }
+    if (nvs_rest_known(stream))
+        atomic_store_explicit(&stream->completed, stream->drained_at, memory_order_release);
     return true;
 }
 
@@ -118,6 +121,7 @@ static bool nvs_stream_extend(struct nvs_stream *stream, uint64_t launched) {
     if (nvs_capture_record(newest->event, stream->handle) != CUDA_SUCCESS)
         return false;
     newest->launches += launched - stream->marked;
+    newest->calls = launched;
     stream->marked = launched;
     return true;
 }
@@ -151,17 +155,30 @@ bool nvs_stream_mark(struct nvs_stream *stream) {
             return false;
         // No event can follow this work, now or later: it counts with what went before it.
         stream->marked = launched;
-        if (stream->count > 0)
-            stream->marks[(stream->first + stream->count - 1) % NVS_MARKS].launches += launches;
-        else
+        if (stream->count > 0) {
+            struct nvs_mark *newest = &stream->marks[(stream->first + stream->count - 1) % NVS_MARKS];
+            newest->launches += launches;
+            newest->calls = launched;
+        } else {
             atomic_store_explicit(&stream->completed, launched, memory_order_release);
+        }
         return true;
     }
     uint64_t estimate_ns = launches * stream->latest_ns;
-    stream->marks[(stream->first + stream->count) % NVS_MARKS] = (struct nvs_mark){event, launches, estimate_ns, false};
+    stream->marks[(stream->first + stream->count) % NVS_MARKS] =
+        (struct nvs_mark){event, launches, launched, estimate_ns, false};
     stream->count++;
     stream->marked = launched;
     atomic_fetch_add_explicit(&stream->device->in_flight_ns, (int64_t)estimate_ns, memory_order_relaxed);
     nvs_stream_plan_mark(stream);
     return true;
+}
+
+void nvs_stream_mark_beside(struct nvs_stream *stream) {
+    uint64_t marked = stream->marked;
+    (void)nvs_stream_mark(stream);
+    uint32_t calls = NVS_LAUNCH_CALL(stream->device->ordinal) | NVS_COPY_CALL(stream->device->ordinal);
+    if (stream->marked != marked && stream->count > 0 &&
+        (nvs_thread_in_call(calls) || nvs_stream_launched(stream) != stream->marked))
+        stream->marks[(stream->first + stream->count - 1) % NVS_MARKS].blurred = true;
 }

@@ -13,10 +13,14 @@ void nvs_event_give(struct nvs_stream *stream, CUevent event);
 // Records a mark for what is not covered yet. False: it cannot now (a capture).
 bool nvs_stream_mark(struct nvs_stream *stream);
 
+// The same for another thread than the one that launches: a call that this one has just put on the stream may not be
+// counted yet.
+void nvs_stream_mark_beside(struct nvs_stream *stream);
+
 // Says at which call the next mark is due.
 void nvs_stream_plan_mark(struct nvs_stream *stream);
 
-// Takes in the marks that have completed. False: a capture forbids to look.
+// Takes in the marks that have completed, and what a wait of the program has told of. False: a capture forbids to look.
 bool nvs_stream_retire(struct nvs_stream *stream);
 
 // All that was launched counts as ended: its context is lost or gone.

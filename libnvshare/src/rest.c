@@ -3,12 +3,19 @@
 #include "capture.h"
 #include "clock.h"
 #include "library.h"
+#include "log.h"
 #include "mark.h"
 
 // A shorter pause is the launch's own.
 #define NVS_REST_NS UINT64_C(250000)
 
-void nvs_rest_begin(struct nvs_stream *stream, uint64_t launched) {
+// Over longer ones the clocks of card and host go apart; an event before the next burst tells the time anew.
+#define NVS_REST_LONGEST_NS UINT64_C(1000000000)
+
+// A wait begins with a mark so long after the last that did: one that waits for each of its kernels pays little for it.
+#define NVS_WAIT_MARK_NS UINT64_C(2000000)
+
+static void nvs_rest_begin(struct nvs_stream *stream, uint64_t launched) {
     stream->drained_ns = nvs_clock_ns();
     stream->drained_at = launched;
     // The next call comes to nvs_stream_due(), which puts this right again.
@@ -17,24 +24,42 @@ void nvs_rest_begin(struct nvs_stream *stream, uint64_t launched) {
 
 void nvs_rest_end(struct nvs_stream *stream) {
     uint64_t pause_ns = nvs_clock_ns() - stream->drained_ns;
+    (void)nvs_stream_retire(stream); // what ended before pays for itself
     // More calls than this one: another thread has launched meanwhile.
-    if (pause_ns >= NVS_REST_NS && nvs_stream_launched(stream) == stream->drained_at + 1) {
-        (void)nvs_stream_retire(stream); // what ended before pays for itself
+    if (pause_ns >= NVS_REST_NS && nvs_stream_launched(stream) == stream->drained_at + 1)
         stream->rest_ns += pause_ns;
-    }
     stream->drained_ns = 0;
     nvs_stream_plan_mark(stream);
 }
 
-void nvs_rest_split(struct nvs_stream *stream) {
-    uint64_t now_ns = nvs_clock_ns();
-    if (stream->marked != stream->drained_at || nvs_stream_launched(stream) != stream->drained_at)
-        return;
-    stream->rest_ns += now_ns - stream->drained_ns;
-    stream->drained_ns = now_ns;
+bool nvs_rest_goes_on(const struct nvs_stream *stream) {
+    return nvs_rest_known(stream) && stream->before != NULL &&
+           atomic_load_explicit(&stream->device->busy_limit_ns, memory_order_relaxed) == UINT64_MAX &&
+           nvs_clock_ns() - stream->drained_ns < NVS_REST_LONGEST_NS;
 }
 
 // ---- The program's waits
+
+// What the program is about to wait for gets its mark while it is in flight. One that is made when it has ended would
+// bring the card back to the program, and stop its neighbours once more. What has none is paid for with what comes
+// next.
+static void nvs_rest_mark(struct nvs_stream *stream, uint64_t launched) {
+    if (launched == stream->marked || nvs_rest_known(stream) ||
+        (stream->owner != NULL && stream->owner != nvs_thread_self) || nvs_capture_any())
+        return;
+    uint64_t now_ns = nvs_clock_ns();
+    if (now_ns - stream->wait_marked_ns < NVS_WAIT_MARK_NS)
+        return;
+    stream->wait_marked_ns = now_ns;
+    CUstreamCaptureMode mode = nvs_capture_relax();
+    CUcontext popped;
+    if (nvs_real.cuCtxPushCurrent_v2(stream->context) == CUDA_SUCCESS) {
+        nvs_stream_mark_beside(stream);
+        if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
+            nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed where the program waits");
+    }
+    nvs_capture_restore(mode);
+}
 
 // Where the program waits for its streams, or one of them: `ended` false: before, true: after. Who launches beside a
 // thread that waits may be taken for at rest, for no longer than until its next call.
@@ -50,15 +75,19 @@ static void nvs_rest_wait(CUcontext of, CUstream handle, bool all, bool ended) {
     CUstream name = handle == CU_STREAM_LEGACY ? NULL : handle;
     struct nvs_stream *stream = atomic_load_explicit(&device->streams, memory_order_acquire);
     for (; stream != NULL; stream = stream->next) {
-        if (stream->context != context || !atomic_load_explicit(&stream->alive, memory_order_acquire))
+        if (stream->context != context)
             continue;
         pthread_mutex_lock(&stream->lock);
         uint64_t launched = nvs_stream_launched(stream);
-        bool meant = all || (stream->handle == name && stream->owner == owner);
-        if (meant && !ended)
+        bool meant = atomic_load_explicit(&stream->alive, memory_order_acquire) &&
+                     (all || (stream->handle == name && stream->owner == owner));
+        if (meant && !ended) {
+            nvs_rest_mark(stream, launched);
             stream->waited_at = launched;
-        else if (meant && stream->waited_at == launched && stream->drained_ns == 0)
+            stream->waiter = thread;
+        } else if (meant && stream->waiter == thread && stream->waited_at == launched && stream->drained_ns == 0) {
             nvs_rest_begin(stream, launched);
+        }
         pthread_mutex_unlock(&stream->lock);
     }
 }

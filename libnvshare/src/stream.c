@@ -63,7 +63,8 @@ static struct nvs_stream *nvs_stream_make(struct nvs_device *device, CUcontext c
     stream->batch = 1;
     stream->estimated = 0;
     stream->latest_ns = stream->elapsed_ns = 0;
-    stream->drained_ns = stream->rest_ns = 0;
+    stream->drained_ns = stream->rest_ns = stream->wait_marked_ns = 0;
+    stream->waiter = NULL;
     stream->excused_to = stream->allowance = 0;
     stream->marked = nvs_stream_launched(stream);
     atomic_store_explicit(&stream->completed, stream->marked, memory_order_relaxed);
@@ -163,17 +164,6 @@ uint64_t nvs_stream_point(struct nvs_stream *stream) {
     return calls;
 }
 
-// Marks what is not marked yet, for another thread than the one that launches. A call that this one has just put on the
-// stream may not be counted yet.
-static void nvs_stream_mark_beside(struct nvs_stream *stream) {
-    uint64_t marked = stream->marked;
-    (void)nvs_stream_mark(stream);
-    uint32_t calls = NVS_LAUNCH_CALL(stream->device->ordinal) | NVS_COPY_CALL(stream->device->ordinal);
-    if (stream->marked != marked && stream->count > 0 &&
-        (nvs_thread_in_call(calls) || nvs_stream_launched(stream) != stream->marked))
-        stream->marks[(stream->first + stream->count - 1) % NVS_MARKS].blurred = true;
-}
-
 uint64_t nvs_stream_settle(struct nvs_stream *stream) {
     uint64_t completed = atomic_load_explicit(&stream->completed, memory_order_acquire);
     if (completed == nvs_stream_launched(stream) || pthread_mutex_trylock(&stream->lock) != 0)
@@ -186,12 +176,9 @@ uint64_t nvs_stream_settle(struct nvs_stream *stream) {
         // not come on, and its queue blocks who fills it.
         bool may_mark =
             stream->owner == NULL && atomic_load_explicit(&stream->alive, memory_order_acquire) && !nvs_capture_any();
-        if (may_mark && stream->drained_ns != 0)
-            (void)nvs_stream_retire(stream);
-        if (may_mark && stream->count < NVS_MARKS)
+        // Nor on one that is empty: the card would come to the program for it alone.
+        if (may_mark && stream->count < NVS_MARKS && !nvs_rest_known(stream))
             nvs_stream_mark_beside(stream);
-        if (stream->drained_ns != 0)
-            nvs_rest_split(stream);
         (void)nvs_stream_retire(stream);
         if (nvs_real.cuCtxPopCurrent_v2(&popped) != CUDA_SUCCESS)
             nvs_log_once(NVS_LOG_WARN, "cuCtxPopCurrent failed on the control thread");

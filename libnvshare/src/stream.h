@@ -24,6 +24,7 @@
 struct nvs_mark {
     CUevent event;
     uint64_t launches; // that it closes
+    uint64_t calls;    // of the stream in all, with these
     uint64_t estimate_ns;
     bool blurred; // may stand behind a call that it does not count: one was being made
 };
@@ -52,7 +53,7 @@ struct nvs_stream {
     struct nvs_quarantine freed[NVS_DEVICES_MAX];
 
     _Atomic uint64_t awaits;    // the last call so far that waits for a value, by its number; 0: none
-    _Atomic uint64_t completed; // number of calls whose work has ended, as the marks say. Written under lock
+    _Atomic uint64_t completed; // number of calls whose work has ended, as marks and waits say. Written under lock
     uint64_t drain_to;          // the drain waits until so many have. Only the control thread
 
     pthread_mutex_t lock;
@@ -68,13 +69,15 @@ struct nvs_stream {
     uint64_t latest_ns;                   // the newest of them
     unsigned estimated;
     uint64_t batch;
-    uint64_t elapsed_ns; // that the last mark took
-    uint64_t waited_at;  // the number of calls when the program began to wait for them; see rest.h
-    uint64_t drained_ns; // since when it is at rest; 0: it is not known to be
-    uint64_t drained_at; // the number of calls then
-    uint64_t rest_ns;    // of the time of the next mark
-    uint64_t excused_to; // up to so many calls, none is held back: see window.c
-    uint64_t allowance;  // calls that were excused last; 0: a mark has completed since
+    uint64_t elapsed_ns;             // that the last mark took
+    uint64_t waited_at;              // the number of calls when the program began to wait for them; see rest.h
+    const struct nvs_thread *waiter; // which began that wait
+    uint64_t wait_marked_ns;         // when a wait was last begun with a mark
+    uint64_t drained_ns;             // since when it is at rest; 0: it is not known to be
+    uint64_t drained_at;             // the number of calls then
+    uint64_t rest_ns;                // of the time of the next mark
+    uint64_t excused_to;             // up to so many calls, none is held back: see window.c
+    uint64_t allowance;              // calls that were excused last; 0: a mark has completed since
 };
 
 // Calls that returned, by all threads.

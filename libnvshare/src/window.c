@@ -83,7 +83,7 @@ void nvs_stream_start(struct nvs_stream *stream) {
         (void)nvs_stream_retire(stream);
         if (atomic_load_explicit(&stream->device->busy_limit_ns, memory_order_relaxed) != UINT64_MAX)
             nvs_stream_unlearn(stream);
-        if (stream->count == 0 && nvs_stream_launched(stream) == stream->marked) {
+        if (stream->count == 0 && nvs_stream_launched(stream) == stream->marked && !nvs_rest_goes_on(stream)) {
             CUevent event = stream->before != NULL ? stream->before : nvs_event_take(stream);
             stream->before = event;
             stream->drained_ns = stream->rest_ns = 0;
