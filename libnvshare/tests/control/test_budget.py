@@ -1,12 +1,12 @@
 """What a client with a cap may still take of the card: budget.h, driven by modelled programs."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 MS = 1_000_000
@@ -19,6 +19,19 @@ class Left(NamedTuple):
     next_credit_ns: int
 
 
+class Ran(NamedTuple):
+    busy_ns: int
+    waited_ns: int
+    ended_ns: int
+
+
+class Kernel(NamedTuple):
+    """And what its program does behind it before it launches the next one."""
+
+    length_ns: int
+    pause_ns: int = 0
+
+
 class Budget:
     """One budget in a process of its own."""
 
@@ -26,10 +39,19 @@ class Budget:
         self.process = subprocess.Popen([filter_program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def plan(self, length_ms: float, now_ns: int, *, start_ms: int = 0, period_ms: int = PERIOD_MS) -> Left:
-        return self._ask(f"plan {start_ms * 1000} {round(length_ms * 1000)} {period_ms * 1000} {ORIGIN_NS + now_ns}")
+        return self.plan_us(round(length_ms * 1000), period_ms * 1000, start_ms * 1000, now_ns)
+
+    def plan_us(self, length_us: int, period_us: int, start_us: int, now_ns: int) -> Left:
+        return self._left(f"plan {start_us} {length_us} {period_us} {ORIGIN_NS + now_ns}")
 
     def look(self, now_ns: int, *, busy_ns: int = 0, settled: bool = True) -> Left:
-        return self._ask(f"look {busy_ns} {int(settled)} {ORIGIN_NS + now_ns}")
+        return self._left(f"look {busy_ns} {int(settled)} {ORIGIN_NS + now_ns}")
+
+    def run(self, now_ns: int, until_ns: int, kernels: Sequence[Kernel]) -> Ran:
+        """A program launches these kernels in turn, each as soon as it may, until the first pause that ends later."""
+        numbers = " ".join(f"{kernel.length_ns} {kernel.pause_ns}" for kernel in kernels)
+        busy_ns, waited_ns, ended_ns = self._ask(f"run {ORIGIN_NS + now_ns} {ORIGIN_NS + until_ns} {numbers}")
+        return Ran(busy_ns, waited_ns, ended_ns - ORIGIN_NS)
 
     def reset(self) -> None:
         self._ask("reset")
@@ -38,13 +60,16 @@ class Budget:
         self.process.communicate(timeout=10)
         assert self.process.returncode == 0, "see its sanitizer's words above"
 
-    def _ask(self, line: str) -> Left:
+    def _left(self, line: str) -> Left:
+        left_ns, next_credit_ns = self._ask(line)
+        return Left(left_ns, next_credit_ns - ORIGIN_NS)
+
+    def _ask(self, line: str) -> list[int]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
-        left_ns, next_credit_ns = map(int, self.process.stdout.readline().split())
-        return Left(left_ns, next_credit_ns - ORIGIN_NS)
+        return [int(number) for number in self.process.stdout.readline().split()]
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +83,6 @@ def one_budget(programs: Path) -> Iterator[Budget]:
 def budget(one_budget: Budget) -> Budget:
     one_budget.reset()
     return one_budget
-
-
-def run_kernels(budget: Budget, now_ns: int, until_ns: int, lengths_ns: list[int]) -> tuple[int, int]:
-    """A program that launches one kernel after the other whenever it may, and is looked at in the middle of long ones;
-    gives the time in which they ran, and when the last one ended."""
-    busy_ns, turn = 0, 0
-    left = budget.look(now_ns)
-    while now_ns < until_ns:
-        if left.left_ns <= 0:
-            now_ns = left.next_credit_ns
-            left = budget.look(now_ns)
-            continue
-        end_ns = now_ns + lengths_ns[turn % len(lengths_ns)]
-        left = budget.look(now_ns, settled=False)
-        while left.next_credit_ns < end_ns:
-            left = budget.look(left.next_credit_ns, settled=False)
-        busy_ns += end_ns - now_ns
-        left = budget.look(end_ns, busy_ns=end_ns - now_ns)
-        now_ns, turn = end_ns, turn + 1
-    return busy_ns, now_ns
 
 
 def test_a_new_cap_gives_at_once_what_is_left_of_the_period(budget: Budget) -> None:
@@ -152,38 +157,95 @@ def test_what_looks_like_work_for_very_long_is_forgiven(budget: Budget) -> None:
     assert budget.look(3600 * 1000 * MS, busy_ns=3600 * 1000 * MS).left_ns >= -10_000 * MS
 
 
-@pytest.mark.parametrize("kernel_ms", [0.1, 5, 100, 300])
+@pytest.mark.parametrize("kernel_ms", [0.1, 5, 100, 300, 2000])
 @pytest.mark.parametrize("cap", [10, 30, 75, 90])
 def test_b6_the_share_comes_to_the_cap_for_kernels_of_any_length(budget: Budget, cap: int, kernel_ms: float) -> None:
     budget.plan(cap, 0)
-    end_ns = (20_000 if kernel_ms > 1 else 2000) * MS  # a look at each kernel's end is a question to a process
-    busy_ns, last_ns = run_kernels(budget, 0, end_ns, [int(kernel_ms * MS)])
-    assert busy_ns / max(last_ns, end_ns) == pytest.approx(cap / 100, abs=0.01 + kernel_ms / 20_000)
+    ran = budget.run(0, round(max(30_000, 500 * kernel_ms)) * MS, [Kernel(round(kernel_ms * MS))])
+    assert ran.busy_ns / ran.ended_ns == pytest.approx(cap / 100, abs=0.005)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    lengths_ns=st.lists(st.integers(5 * MS, 400 * MS), min_size=1, max_size=5),
-    cap=st.integers(1, 99),
-    start_ms=st.integers(0, 99),
+class Slots(NamedTuple):
+    length_us: int
+    period_us: int
+    start_us: int
+
+    @property
+    def cap(self) -> float:
+        return self.length_us / self.period_us
+
+
+US = 1000
+LENGTHS_NS = st.integers(1, 2000).map(US.__mul__) | st.integers(1, 2000).map(MS.__mul__)
+PERIODS_US = st.integers(1, 1000).map(US.__mul__)
+SLOTS = PERIODS_US.flatmap(
+    lambda period_us: st.builds(
+        Slots, st.integers(max(1, period_us // 100), period_us - 1), st.just(period_us), st.integers(0, period_us - 1)
+    )
 )
-def test_b6_the_error_is_never_more_than_one_kernel_and_one_slot(
-    budget: Budget, lengths_ns: list[int], cap: int, start_ms: int
+EACH = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def long_enough_ns(slots: Slots, kernels: Sequence[Kernel], turns: int) -> int:
+    """For so many periods and turns of the kernels, but no more of either than a test has time for."""
+    alone_ns = sum(kernel.length_ns + kernel.pause_ns for kernel in kernels)
+    turn_ns = max(alone_ns, round(sum(kernel.length_ns for kernel in kernels) / slots.cap))
+    period_ns = slots.period_us * US
+    return min(turns * max(period_ns, turn_ns), 2000 * turn_ns, 10_000 * period_ns)
+
+
+@EACH
+@given(lengths_ns=st.lists(LENGTHS_NS, min_size=1, max_size=5), slots=SLOTS)
+@example(lengths_ns=[1000], slots=Slots(300, 1000, 0))
+@example(lengths_ns=[2000 * MS], slots=Slots(1000, 100_000, 37_000))
+def test_b6_the_error_does_not_grow_with_time_whatever_runs(
+    budget: Budget, lengths_ns: list[int], slots: Slots
+) -> None:
+    """At any time it is one kernel and one slot at most, so the share comes to the cap."""
+    budget.reset()
+    budget.plan_us(*slots, now_ns=0)
+    kernels = [Kernel(length_ns) for length_ns in lengths_ns]
+    busy_ns, ended_ns = 0, 0
+    for turns in (1, 10, 200):
+        ran = budget.run(ended_ns, ended_ns + long_enough_ns(slots, kernels, turns), kernels)
+        busy_ns, ended_ns = busy_ns + ran.busy_ns, ran.ended_ns
+        error_ns = busy_ns - ended_ns * slots.cap
+        assert -US * slots.length_us <= error_ns <= max(lengths_ns) + US * slots.length_us
+
+
+@EACH
+@given(kernels=st.lists(st.builds(Kernel, LENGTHS_NS, LENGTHS_NS | st.just(0)), min_size=1, max_size=5), slots=SLOTS)
+def test_b6_rests_earn_nobody_more_than_its_cap_in_any_stretch_of_time(
+    budget: Budget, kernels: list[Kernel], slots: Slots
 ) -> None:
     budget.reset()
-    budget.plan(cap, 0, start_ms=start_ms)
-    busy_ns, last_ns = run_kernels(budget, 0, 10_000 * MS, lengths_ns)
-    assert abs(busy_ns - last_ns * cap / 100) <= max(lengths_ns) + 2 * cap * MS
+    budget.plan_us(*slots, now_ns=0)
+    now_ns = 0
+    for turns in (1, 100, 3, 30):
+        ran = budget.run(now_ns, now_ns + long_enough_ns(slots, kernels, turns), kernels)
+        longest_ns = max(kernel.length_ns for kernel in kernels)
+        assert ran.busy_ns <= (ran.ended_ns - now_ns) * slots.cap + longest_ns + 2 * US * slots.length_us
+        now_ns = ran.ended_ns
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@EACH
+@given(length_ns=LENGTHS_NS, slots=SLOTS, used=st.floats(0.01, 0.95))
+def test_b5_who_wants_less_than_its_cap_never_waits(budget: Budget, length_ns: int, slots: Slots, used: float) -> None:
+    """Not even for its slot, and for kernels that are longer than one."""
+    budget.reset()
+    budget.plan_us(*slots, now_ns=0)
+    kernel = Kernel(length_ns, round(length_ns / (used * slots.cap) - length_ns) + 1)
+    assert budget.run(0, long_enough_ns(slots, [kernel], 200), [kernel]).waited_ns == 0
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(caps=st.lists(st.tuples(st.integers(1, 99), st.integers(0, 99), st.integers(10, 900)), min_size=2, max_size=12))
 def test_b9_after_any_changes_the_share_is_that_of_the_caps(budget: Budget, caps: list[tuple[int, int, int]]) -> None:
     budget.reset()
     now_ns, busy_ns, due_ns = 0, 0, 0.0
     for cap, start_ms, duration_ms in caps:
         budget.plan(cap, now_ns, start_ms=start_ms)
-        ran_ns, last_ns = run_kernels(budget, now_ns, now_ns + duration_ms * MS, [7 * MS])
-        due_ns += (last_ns - now_ns) * cap / 100
-        now_ns, busy_ns = last_ns, busy_ns + ran_ns
+        ran = budget.run(now_ns, now_ns + duration_ms * MS, [Kernel(7 * MS)])
+        due_ns += (ran.ended_ns - now_ns) * cap / 100
+        now_ns, busy_ns = ran.ended_ns, busy_ns + ran.busy_ns
     assert abs(busy_ns - due_ns) <= 107 * MS
