@@ -1,16 +1,23 @@
 """B12, B13: who gets how much of a card's time, by the emulated card's own account."""
 
+import time
 from statistics import median
 
 import pytest
 
+from card_turns import share
 from live_node import MakeNode, Node, Puppet, wait_until
+from nvshare.bus.compute import PRIORITIES
+from nvshare.cli.quota import Quota
 
 pytestmark = pytest.mark.alone
 
 ALL_THE_TIME = "launch 25000000 100000"  # kernels so long that a launching thread which gets no core misses no turn
 BATCHES = "launch 5000000 100000"
 BURST_NS = 2_200_000
+MS = 1_000_000
+IN_EFFECT_NS = 200 * MS
+SEEN_NS = 500 * MS
 
 
 def wait_for_slices(node: Node, **slices_us: int) -> None:
@@ -92,6 +99,23 @@ def test_b12_best_effort_is_paused_while_a_critical_one_is_busy_and_back_at_once
     critical.do("sync")
     assert shares_of(node, critical, background, seconds=0.2)[1] > 0.97
     background.kill()
+
+
+def test_b9_b12_another_priority_is_in_effect_within_200_ms(make_node: MakeNode) -> None:
+    node = make_node("--emulate", "1")
+    changing, other = node.puppet("changing"), node.puppet("other")
+    for puppet in (changing, other):
+        puppet.start(ALL_THE_TIME)
+    node.turns_until(time.monotonic_ns() + SEEN_NS)
+    for priority, least, most in (("best-effort", 0.0, 0.03), ("normal", 0.3, 0.7)):
+        asked_ns = node.set_quota("changing", Quota(priority=PRIORITIES[priority]))
+        effect_ns = asked_ns + IN_EFFECT_NS
+        turns = node.turns_until(effect_ns + SEEN_NS)
+        # A tenth of a second more of the old shares would be a tenth of what is seen.
+        assert least <= share(turns, changing.pid, effect_ns, effect_ns + SEEN_NS) <= most
+        assert not least <= share(turns, changing.pid, asked_ns - IN_EFFECT_NS, asked_ns) <= most, "it was otherwise"
+    for puppet in (changing, other):
+        puppet.kill()
 
 
 @pytest.mark.heavy

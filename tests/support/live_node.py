@@ -18,7 +18,9 @@ import pytest
 from nvshare.bus.node_client import NodeError
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.node_query import fetch_status
+from nvshare.cli.quota import Quota, set_quota
 from nvshare.cli.status import status_document
+from nvshare.emulator.account import Turn
 
 T = TypeVar("T")
 GIB = 2**30
@@ -34,6 +36,14 @@ LOOK_AT_BUSY = """
 import json
 from nvshare.emulator.account import accounts
 print(json.dumps({account.pid: account.busy_ns for account in accounts()}))
+"""
+LOOK_AT_TURNS = """
+import dataclasses, json, sys, time
+from nvshare.emulator.account import turns
+deadline_ns = time.monotonic_ns() + 20 * 10**9
+while not (found := turns()) or found[-1].end_ns < int(sys.argv[1]) and time.monotonic_ns() < deadline_ns:
+    time.sleep(0.02)
+print(json.dumps([dataclasses.asdict(turn) for turn in found]))
 """
 NVSHARE = (sys.executable, "-m", "nvshare.cli")
 
@@ -225,27 +235,41 @@ class Node:
         self.workloads.append(workload)
         return workload
 
+    def set_quota(self, name: str, quota: Quota) -> int:
+        """Give the allocation of this name another quota. Gives when that was asked for, in ns of CLOCK_MONOTONIC."""
+        (allocation,) = (one["id"] for one in self.status()["allocations"] if one["name"] == name)
+        asked_ns = time.monotonic_ns()
+        asyncio.run(set_quota(NodeDirectory(self.directory), allocation, quota))
+        return asked_ns
+
     def card(self) -> dict[str, Any]:
         """What the first emulated card itself says of its memory and its engines (nvshare.emulator.account)."""
-        return self._look(LOOK_AT_CARD)
+        card: dict[str, Any] = self._look(LOOK_AT_CARD)
+        return card
 
     def busy_ns(self) -> dict[int, int]:
         """What the first emulated card itself says of the time that each process had of it, by pid."""
         return {int(pid): busy_ns for pid, busy_ns in self._look(LOOK_AT_BUSY).items()}
 
-    def _look(self, program: str) -> dict[str, Any]:
+    def turns_until(self, end_ns: int) -> list[Turn]:
+        """What the first emulated card itself says of who had it when: the latest turns, oldest first, when it has
+        worked up to this moment (CLOCK_MONOTONIC)."""
+        turns = [Turn(**turn) for turn in self._look(LOOK_AT_TURNS, str(end_ns))]
+        assert turns[-1].end_ns >= end_ns, "the card has stopped working"
+        return turns
+
+    def _look(self, program: str, *arguments: str) -> Any:
         """What a program says that looks at the account of the node's emulated cards."""
         folder = NodeDirectory(self.directory).read_description()["emulator_dir"]
         # In a process of its own: the account's folder is that of the environment at the first look.
         done = subprocess.run(
-            [sys.executable, "-c", program],
+            [sys.executable, "-c", program, *arguments],
             env={**os.environ, "NVSHARE_EMULATOR_DIR": str(folder)},
             capture_output=True,
             text=True,
             check=True,
         )
-        value: dict[str, Any] = json.loads(done.stdout)
-        return value
+        return json.loads(done.stdout)
 
     def service(self, name: str) -> psutil.Process | None:
         """The process of a service: relay, scheduler, nats. None while it does not run."""
