@@ -46,7 +46,7 @@ def test_b6_who_keeps_the_card_busy_runs_in_its_slots(relay: ScriptedRelay, run:
         and 30_000 - late_us < (turn[1] // 1000 - start_us) % PERIOD_US < 30_000 + late_us
     ]
     assert len(whole) >= 3  # the others: a machine that was busy elsewhere
-    assert share(turns, turns[1][0], turns[-1][0]) == pytest.approx(0.3, abs=0.04)
+    assert share(turns, turns[1][0], turns[-1][0]) == pytest.approx(0.3, abs=0.03)
     # The time between the slots is nobody's work.
     assert client.reports[-1].busy_us < 500_000
     program.end()
@@ -101,7 +101,7 @@ def test_b6_graphs_are_paid_for_as_kernels_are(relay: ScriptedRelay, run: Run) -
     capped(client, 30_000)
     program.tell()
     turns = program.said()["turns"]
-    assert share(turns, turns[1][0], turns[-1][0]) == pytest.approx(0.3, abs=0.04)
+    assert share(turns, turns[1][0], turns[-1][0]) == pytest.approx(0.3, abs=0.03)
     program.end()
 
 
@@ -150,31 +150,6 @@ def test_b5_who_stays_below_its_cap_is_not_delayed(relay: ScriptedRelay, run: Ru
     program.tell()
     took_ns = program.said()["took_ns"]
     assert took_ns[-4] < 12 * MS  # but for the busy machine's own pauses
-    program.end()
-
-
-def test_b9_a_new_cap_is_in_effect_within_200_ms(relay: ScriptedRelay, run: Run) -> None:
-    program = run(
-        """
-        gpu = Gpu()
-        gpu.spin(MS)
-        hear()
-        begin_ns = now_ns()
-        gpu.spin_for(MS, 2.5)
-        gpu.synchronize()
-        say(turns=turns(begin_ns), begin_ns=begin_ns)
-        """
-    )
-    client = relay.client_with_plan()
-    capped(client, 20_000)
-    program.tell()
-    reports = client.report_where(lambda report: report.launches > 100)
-    capped(client, 70_000)
-    changed_ns = client.report_where(lambda report: report.busy_us > reports.busy_us).monotonic_ns
-    words = program.said()
-    begin_ns = changed_ns + 200 * MS
-    assert share(words["turns"], changed_ns - 300 * MS, changed_ns) < 0.35
-    assert share(words["turns"], begin_ns, begin_ns + 1000 * MS) == pytest.approx(0.7, abs=0.04)
     program.end()
 
 
