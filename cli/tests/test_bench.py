@@ -36,7 +36,7 @@ async def test_each_sample_of_the_grant_latency_is_a_hand_over() -> None:
 
 
 async def test_launch_overhead_compares_the_same_launches_with_and_without() -> None:
-    result = await run_scenario("launch-overhead", BenchOptions(emulated=True, seconds=0.5))
+    result = await run_scenario("launch-overhead", BenchOptions(emulated=True, seconds=0.5, cores=(90,)))
     assert result.summary["batches"] >= 10
     summary = result.summary
     assert summary["least_ns_per_launch"] <= summary["ns_per_launch"] <= summary["most_ns_per_launch"]
@@ -46,6 +46,9 @@ async def test_launch_overhead_compares_the_same_launches_with_and_without() -> 
         for number in range(1, 6)
     ]
     assert sorted(added_ns)[2] == pytest.approx(summary["ns_per_launch"])
+    assert [row.name for row in result.rows].count("process 1 under 90 %, through the library") == 1
+    assert summary["capped_ns_per_launch"] < 1000
+    assert summary["capped_gate_wait_ms"] == 0, "the quota is never used up"
 
 
 @pytest.mark.heavy

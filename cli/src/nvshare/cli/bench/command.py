@@ -75,7 +75,9 @@ def bench(
     mode: Annotated[str | None, typer.Option(metavar="M", help="The node's mode. Default: the scenario's own.")] = None,
     time_sharing: Annotated[str | None, typer.Option(metavar="W", help="As in `nvshare up`.")] = None,
     quantum: Annotated[str | None, typer.Option(metavar="auto|S", help="Seconds of a turn.")] = None,
-    cores: Annotated[str | None, typer.Option(metavar="P[,P]", help="Percentages of quota-solo.")] = None,
+    cores: Annotated[
+        str | None, typer.Option(metavar="P[,P]", help="Percentages of quota-solo; one of launch-overhead.")
+    ] = None,
     work: Annotated[
         str,
         typer.Option(

@@ -14,9 +14,9 @@ class BenchOptions:
     `gpus` are the real GPUs to run on, by index (empty: all). `pairs` is how often a comparison is made.
     `gpu_memory_bytes` is the card's size on an emulated GPU and the logical capacity on a real one. `mode` is the
     node's, `time_sharing` how it shares a GPU's time, None for both the scenario's own. `cores` are the percentages of
-    quota-solo (empty: its own), `work` the kinds of work of programs that keep the card busy (kinds_of_work.py),
-    `bursts` how those beside them work (rhythms.py). `mps` compares with NVIDIA MPS, too (mps.py). `command` is the
-    command line for the record.
+    quota-solo (empty: its own) and the one of launch-overhead (empty: none), `work` the kinds of work of programs that
+    keep the card busy (kinds_of_work.py), `bursts` how those beside them work (rhythms.py). `mps` compares with NVIDIA
+    MPS, too (mps.py). `command` is the command line for the record.
     """
 
     emulated: bool = False

@@ -35,6 +35,11 @@ class TimedLaunches:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     async def ready(self) -> None:
         """Wait until it has launched for the first time. Raises CommandError when it ends instead."""
         if await self._line() != b"ready":
