@@ -113,9 +113,9 @@ def test_bench_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed == {
         "solo-large", "solo-small", "pair-small", "pair-large-serial", "pair-large-auto", "quad-large-auto",
         "trio-small-fit", "trio-idle", "survivor", "grow-after-admission", "swap-speed", "memory-quota",
-        "pair-small-auto", "quad-small-auto", "weights", "busy-plus-bursty", "priority", "paused", "quota-solo",
-        "quota-pairs", "quota-two-gpus", "quota-live", "gang-pair", "two-gpus", "launch-overhead", "grant-latency",
-        "demo",
+        "pair-small-auto", "quad-small-auto", "weights", "busy-plus-bursty", "priority", "paused", "policies",
+        "quota-solo", "quota-pairs", "quota-two-gpus", "quota-live", "gang-pair", "two-gpus", "launch-overhead",
+        "grant-latency", "demo",
     }  # fmt: skip
 
 

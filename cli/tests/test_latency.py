@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from nvshare.cli.bench.latency import Alone, burst_figures
+from nvshare.cli.bench.latency import UNDER_MPS, WITH, WITHOUT, Alone, burst_figures
 from nvshare.cli.bench.rhythms import RHYTHMS, p99_us
 from nvshare.cli.bench.steady import SETTLE_NS, Together
 from nvshare.cli.bench.workload import Answer
@@ -64,7 +64,7 @@ def bursty(bursts_us: tuple[int, ...]) -> Answer:
 def test_b12_the_bursts_and_what_they_leave_are_compared_with_each_program_alone() -> None:
     alone = Alone(p99_us=2_000, kernels_per_second=1000.0, busy_speed=40.0)
     both = Together((), (bursty((2_500,) * 10),), (200.0, 24.0))
-    figures = burst_figures("long_light", alone, both, managed=True)
+    figures = burst_figures("long_light", alone, both, WITH)
     assert figures == pytest.approx(
         {
             "long_light_p99_ratio": 1.25,
@@ -73,7 +73,10 @@ def test_b12_the_bursts_and_what_they_leave_are_compared_with_each_program_alone
             "long_light_best_effort_kept_ratio": 0.75,
         }
     )
-    assert burst_figures("light", alone, both, managed=False) == {"light_unmanaged_p99_ratio": 1.25}
+    assert burst_figures("light", alone, both, WITHOUT) == {"light_unmanaged_p99_ratio": 1.25}
+    assert burst_figures("light", alone, both, UNDER_MPS) == pytest.approx(
+        {"light_mps_p99_ratio": 1.25, "light_mps_best_effort_kept_ratio": 0.75}
+    )
 
 
 def test_a_training_step_is_short_and_long_kernels_that_take_its_time_together() -> None:

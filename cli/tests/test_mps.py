@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from nvshare.cli.bench.mixes import Mix, ways
 from nvshare.cli.bench.mps import Mps, running_mps
+from nvshare.cli.bench.options import BenchOptions
+from nvshare.cli.bench.policies import run_policies
+from nvshare.cli.bench.runner import SilentSteps
 from nvshare.cli.bench.scenario import Job
-from nvshare.cli.bench.workload import SMALL, Bounds
+from nvshare.cli.bench.workload import SMALL, Bounds, numbered
 from nvshare.cli.errors import CommandError
 from nvshare.cli.main import main
 from nvshare.v1.control_pb2 import GpuStatus
@@ -39,6 +44,9 @@ if sys.argv[1:] == ["-d"]:
     pathlib.Path({told!r}).write_text(json.dumps({{"pid": daemon.pid, "environment": told}}))
 else:
     command = sys.stdin.read()
+    if command == "get_server_list\\n":
+        print("" if behaviour == "serves nobody" else "4711")
+        sys.exit()
     with open({told!r} + ".commands", "a") as commands:
         commands.write(command)
     if behaviour == "obeys" and command == "quit\\n":
@@ -116,6 +124,8 @@ def test_a_program_is_its_client_with_as_many_threads_as_it_may_have() -> None:
     mps = Mps(Path("/tmp/mps"))
     assert mps.of(job).settings == {"OTHER": "1", "CUDA_MPS_PIPE_DIRECTORY": "/tmp/mps"}
     assert mps.of(job, 30).settings["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+    assert mps.of(replace(job, priority="latency-critical")).settings == mps.of(job).settings
+    assert mps.of(replace(job, priority="best-effort")).settings["CUDA_MPS_CLIENT_PRIORITY"] == "1"
 
 
 async def test_it_is_told_to_quit_and_leaves_nothing(control: Control, logs: Path) -> None:
@@ -124,6 +134,14 @@ async def test_it_is_told_to_quit_and_leaves_nothing(control: Control, logs: Pat
     assert control.commands == "quit\n"
     assert control.daemon is None
     assert not mps.pipes.exists()
+
+
+async def test_programs_that_ran_without_it_are_no_figures_of_it(control: Control, logs: Path) -> None:
+    control.write("serves nobody")
+    with pytest.raises(CommandError, match="no program used NVIDIA MPS"):
+        async with running_mps(GPUS, logs):
+            pass
+    assert control.daemon is None
 
 
 async def test_what_does_not_quit_is_killed(control: Control, logs: Path) -> None:
@@ -210,3 +228,15 @@ def test_a_scenario_that_does_not_compare_with_mps_says_which_do(
     assert main(["bench", "demo", "--mps"]) == 2
     assert "demo does not compare with NVIDIA MPS; " in (error := capsys.readouterr().err)
     assert "quota-solo" in error
+
+
+@pytest.mark.heavy
+async def test_a_mix_runs_without_nvshare_under_mps_and_with_each_way_to_share_time(control: Control) -> None:
+    """Emulated GPUs know nothing of MPS: what is under it here is without nvshare, and has the variables."""
+    mix = Mix("quad", "four", tuple(numbered(SMALL, 4)))
+    findings = await run_policies([mix], BenchOptions(emulated=True, seconds=1.0, mps=True), SilentSteps())
+    assert {row.status for row in findings.rows} == {"ok"}
+    assert len(findings.rows) == 1 + 4 * len(ways(mps=True))
+    sums = {way: findings.summary[f"quad_{way}_sum_ratio"] for way in ways(mps=True)}
+    assert sums["slices"] > sums["driver"] > 0, "slices of 20 ms lose less than the driver's"
+    assert control.daemon is None

@@ -5,8 +5,9 @@ other one keeps.
 from dataclasses import dataclass
 from functools import partial
 
-from nvshare.bus.compute import NORMAL
+from nvshare.bus.compute import BEST_EFFORT, NORMAL
 from nvshare.cli.bench.kinds_of_work import KINDS_OF_WORK, PLAIN
+from nvshare.cli.bench.mps import optional_mps
 from nvshare.cli.bench.node import temporary_node
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.result import Row
@@ -25,6 +26,8 @@ from nvshare.cli.bench.steady import Together, run_settled, settled_bounds, with
 from nvshare.cli.bench.workload import Answer, Workload
 
 SECONDS = 10.0
+WITHOUT, WITH, UNDER_MPS = "without", "with", "MPS"
+WORDS = {WITHOUT: "without nvshare", WITH: "with nvshare", UNDER_MPS: "under MPS"}
 
 
 def busy_program(kind: str) -> Workload:
@@ -42,16 +45,20 @@ class Alone:
     busy_speed: float
 
 
-def burst_figures(name: str, alone: Alone, both: Together, *, managed: bool) -> dict[str, float]:
-    """For the summary, of a bursty and a busy program that ran together: the `name` before each figure."""
+def burst_figures(name: str, alone: Alone, both: Together, way: str) -> dict[str, float]:
+    """For the summary, of a bursty and a busy program that ran together in this way: the `name` before each figure."""
     p99_us = settled_p99_us(both.answers[0])
-    if not managed:
-        return {f"{name}_unmanaged_p99_ratio": p99_us / alone.p99_us}
+    p99_ratio = p99_us / alone.p99_us
+    if way == WITHOUT:
+        return {f"{name}_unmanaged_p99_ratio": p99_ratio}
     load = both.speeds[0] / alone.kernels_per_second
+    kept_ratio = both.speeds[1] / alone.busy_speed / max(1e-9, 1 - load)
+    if way == UNDER_MPS:
+        return {f"{name}_mps_p99_ratio": p99_ratio, f"{name}_mps_best_effort_kept_ratio": kept_ratio}
     return {
-        f"{name}_p99_ratio": p99_us / alone.p99_us,
+        f"{name}_p99_ratio": p99_ratio,
         f"{name}_added_ms": (p99_us - alone.p99_us) / 1e3,
-        f"{name}_best_effort_kept_ratio": both.speeds[1] / alone.busy_speed / max(1e-9, 1 - load),
+        f"{name}_best_effort_kept_ratio": kept_ratio,
     }
 
 
@@ -61,14 +68,16 @@ async def run_beside_busy(priorities: tuple[str, str], options: BenchOptions, st
 
     For each load: `p99_ratio` is the time within which 99 of 100 bursts are done over the same alone,
     `unmanaged_p99_ratio` without nvshare; `added_ms` the difference with nvshare; `best_effort_kept_ratio` the busy
-    one's speed over what the bursts leave of its speed alone. A kind other than `plain` has its name before them.
+    one's speed over what the bursts leave of its speed alone. A kind other than `plain` has its name before them. With
+    MPS beside, `mps_p99_ratio` and `mps_best_effort_kept_ratio` are the same without nvshare under it.
     """
     rhythms = [RHYTHMS[name] for name in options.bursts]
     bounds = settled_bounds(options, SECONDS)
     busy_programs = {kind: busy_program(kind) for kind in options.work}
     programs = [*busy_programs.values(), *(one for rhythm in rhythms for one in (rhythm.dense, rhythm.program()))]
     solos = list(dict.fromkeys(programs))
-    steps.expect(len(solos) + 2 * len(busy_programs) * len(rhythms))
+    ways = (WITHOUT, WITH, UNDER_MPS) if options.mps else (WITHOUT, WITH)
+    steps.expect(len(solos) + len(ways) * len(busy_programs) * len(rhythms))
     rows: list[Row] = []
     summary: dict[str, float] = {}
     async with temporary_node(node_options(with_room(options), mode="auto")) as node:
@@ -87,13 +96,14 @@ async def run_beside_busy(priorities: tuple[str, str], options: BenchOptions, st
                     for program, priority in zip((rhythm.program(), busy), priorities, strict=True)
                 ]
                 where = "both" if kind == PLAIN else f"both ({kind})"
-                for managed in (False, True):
-                    words = "with" if managed else "without"
-                    steps.step(f"{rhythm.name} bursts beside {busy.name}, {words} nvshare")
-                    both = await run_settled(node, options, jobs, managed=managed)
-                    rows += both.rows(node, f"{where}, {words}", speeds)
+                for way in ways:
+                    steps.step(f"{rhythm.name} bursts beside {busy.name}, {WORDS[way]}")
+                    async with optional_mps(node, wanted=way == UNDER_MPS) as mps:
+                        clients = [mps.of(job) for job in jobs] if mps is not None else jobs
+                        both = await run_settled(node, options, clients, managed=way == WITH)
+                    rows += both.rows(node, f"{where}, {way}", speeds)
                     name = rhythm.name if kind == PLAIN else f"{kind}_{rhythm.name}"
-                    summary |= burst_figures(name, alone, both, managed=managed)
+                    summary |= burst_figures(name, alone, both, way)
     return Findings(hardware_words(node.gpus), tuple(rows), summary)
 
 
@@ -112,10 +122,12 @@ def _alone_row(name: str, gpu: str, answer: Answer) -> Row:
 PRIORITY = Scenario(
     "priority",
     "A latency-critical program beside a best-effort one that keeps the card busy (--work, --bursts).",
-    partial(run_beside_busy, ("latency-critical", "best-effort")),
+    partial(run_beside_busy, ("latency-critical", BEST_EFFORT)),
+    mps=True,
 )
 BUSY_PLUS_BURSTY = Scenario(
     "busy-plus-bursty",
     "The same without priorities.",
     partial(run_beside_busy, (NORMAL, NORMAL)),
+    mps=True,
 )

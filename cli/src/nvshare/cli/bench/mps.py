@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nvshare.bus.compute import BEST_EFFORT
 from nvshare.cli.bench.node import BenchNode
 from nvshare.cli.bench.scenario import Job
 from nvshare.cli.errors import CommandError
@@ -22,10 +23,11 @@ from nvshare.v1.control_pb2 import GpuStatus
 
 CONTROL = "nvidia-cuda-mps-control"
 START_SECONDS = 10.0
-QUIT_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
 END_SECONDS = 1.0
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
+PRIORITY = "CUDA_MPS_CLIENT_PRIORITY"
 THREADS = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 
 
@@ -36,8 +38,11 @@ class Mps:
     pipes: Path
 
     def of(self, job: Job, threads_percent: int | None = None) -> Job:
-        """The job as a client of this daemon, which may use so much of the card at the same time; None: all of it."""
+        """The job as a client of this daemon, which may use so much of the card at the same time; None: all of it. MPS
+        knows two priorities: best effort is below the others."""
         settings = {**job.settings, PIPES: str(self.pipes)}
+        if job.priority == BEST_EFFORT:
+            settings[PRIORITY] = "1"
         if threads_percent is not None:
             settings[THREADS] = str(threads_percent)
         return replace(job, settings=settings)
@@ -55,7 +60,8 @@ def control_program() -> str:
 async def running_mps(gpus: Sequence[GpuStatus], logs: Path) -> AsyncIterator[Mps]:
     """MPS for these GPUs; it has ended when the context has, whatever ended it. Its logs go to `logs`.
 
-    Raises CommandError when it does not start.
+    Raises CommandError when it does not start, or when no program has used it: a client that does not reach the daemon
+    runs without MPS, and says nothing.
     """
     control = control_program()
     # Not where the node is: the path of a socket is short, and TMPDIR may be long.
@@ -66,8 +72,10 @@ async def running_mps(gpus: Sequence[GpuStatus], logs: Path) -> AsyncIterator[Mp
         try:
             await _start(control, environment, logs)
             yield Mps(Path(folder))
+            if not _tell(control, environment, "get_server_list").split():
+                raise CommandError(f"no program used NVIDIA MPS: it has no server for {uuids}")
         finally:  # nothing here waits on the event loop: a second Ctrl-C finds nothing to cancel
-            _quit(control, environment)
+            _tell(control, environment, "quit")
             _end_all(folder)
 
 
@@ -100,18 +108,21 @@ async def _start(control: str, environment: Mapping[str, str], logs: Path) -> No
         raise CommandError(f"NVIDIA MPS did not start: {said[-1] if said else f'status {status}'}")
 
 
-def _quit(control: str, environment: Mapping[str, str]) -> None:
-    """Ask the daemon and its servers to end; one that does not run does not answer."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(
+def _tell(control: str, environment: Mapping[str, str], command: str) -> str:
+    """Tell the daemon a command. Gives what it answers; empty where it does not."""
+    try:
+        return subprocess.run(
             [control],
-            input=b"quit\n",
+            input=f"{command}\n",
             env=dict(environment),
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=QUIT_SECONDS,
+            timeout=ANSWER_SECONDS,
             check=False,
-        )
+            text=True,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def _end_all(folder: str) -> None:

@@ -16,6 +16,7 @@ from nvshare.cli.bench.launch_overhead import LAUNCH_OVERHEAD
 from nvshare.cli.bench.options import BenchOptions
 from nvshare.cli.bench.pairs import PAIR_LARGE_SERIAL, PAIR_SMALL
 from nvshare.cli.bench.paused import PAUSED
+from nvshare.cli.bench.policies import POLICIES
 from nvshare.cli.bench.quotas import MEMORY_QUOTA
 from nvshare.cli.bench.residents import TRIO_IDLE, TRIO_SMALL_FIT
 from nvshare.cli.bench.result import Result
@@ -48,6 +49,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         BUSY_PLUS_BURSTY,
         PRIORITY,
         PAUSED,
+        POLICIES,
         QUOTA_SOLO,
         QUOTA_PAIRS,
         QUOTA_TWO_GPUS,

@@ -1,6 +1,6 @@
 """Shares of a GPU's time: their bounds, and the words that people use for priorities. Pure."""
 
-from nvshare.v1.node_pb2 import PRIORITY_NORMAL, PRIORITY_UNSPECIFIED, Priority
+from nvshare.v1.node_pb2 import PRIORITY_BEST_EFFORT, PRIORITY_NORMAL, PRIORITY_UNSPECIFIED, Priority
 
 GREATEST_CORE_PERCENT = 100
 DEFAULT_WEIGHT = 100
@@ -16,6 +16,7 @@ PRIORITIES = {_word(name): number for name, number in Priority.items() if number
 
 _WORDS = {number: word for word, number in PRIORITIES.items()}
 
+BEST_EFFORT = _WORDS[PRIORITY_BEST_EFFORT]
 NORMAL = _WORDS[PRIORITY_NORMAL]
 
 
