@@ -1,6 +1,7 @@
 #include "budget.h"
 
 #define NS_PER_US UINT64_C(1000)
+#define ALL_PERMILLE UINT64_C(1000)
 
 // A stream that waits for something looks as if it worked. That must not close the gate for ever.
 #define NVS_DEBT_MAX_NS INT64_C(10000000000)
@@ -20,6 +21,8 @@ void nvs_budget_plan(struct nvs_budget *budget, const nvs_grant *grant, uint64_t
     }
     uint64_t length_ns = grant->slot_length_us * NS_PER_US, period_ns = grant->period_us * NS_PER_US;
     uint64_t start_ns = grant->slot_start_us % grant->period_us * NS_PER_US;
+    bool all = grant->paid_permille == 0 || grant->paid_permille > ALL_PERMILLE;
+    budget->paid_permille = all ? ALL_PERMILLE : grant->paid_permille;
     if (budget->length_ns == length_ns && budget->period_ns == period_ns && budget->start_ns == start_ns)
         return;
     if (budget->period_ns == 0)
@@ -47,7 +50,8 @@ void nvs_budget_bill(struct nvs_budget *budget, uint64_t busy_ns, bool settled, 
         budget->running_since_ns = 0;
     else if (budget->running_since_ns == 0)
         budget->running_since_ns = now_ns;
-    budget->left_ns -= billed_ns < (uint64_t)NVS_DEBT_MAX_NS ? (int64_t)billed_ns : NVS_DEBT_MAX_NS;
+    billed_ns = billed_ns < (uint64_t)NVS_DEBT_MAX_NS ? billed_ns : (uint64_t)NVS_DEBT_MAX_NS;
+    budget->left_ns -= (int64_t)(billed_ns * budget->paid_permille / ALL_PERMILLE);
     if (budget->left_ns < -NVS_DEBT_MAX_NS)
         budget->left_ns = -NVS_DEBT_MAX_NS;
 }
@@ -65,4 +69,8 @@ void nvs_budget_refill(struct nvs_budget *budget, uint64_t now_ns) {
     uint64_t most_ns = budget->length_ns + running_ns;
     if (budget->left_ns > 0 && (uint64_t)budget->left_ns > most_ns)
         budget->left_ns = (int64_t)most_ns;
+}
+
+uint64_t nvs_budget_affords_ns(const struct nvs_budget *budget) {
+    return budget->left_ns > 0 ? (uint64_t)budget->left_ns * ALL_PERMILLE / budget->paid_permille : 0;
 }

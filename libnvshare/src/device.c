@@ -52,6 +52,7 @@ static void nvs_device_reset(struct nvs_device *device) {
     nvs_swap_reset(device);
     nvs_managed_reset(device);
     memset(&device->pins, 0, sizeof(device->pins));
+    memset(&device->activity, 0, sizeof(device->activity));
     device->gate_wait_ns = device->allocation_wait_ns = device->hand_overs = 0;
     device->unplanned_since_ns = 0;
     device->moving_bytes = device->host_room_bytes = 0;

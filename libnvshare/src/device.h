@@ -9,6 +9,7 @@
 #ifndef NVS_DEVICE_H
 #define NVS_DEVICE_H
 
+#include "activity.h"
 #include "budget.h"
 #include "clock.h"
 #include "driver.h"
@@ -50,6 +51,7 @@ struct nvs_device {
     _Atomic uint64_t busy_ns;           // time in which its work ran, summed over marks
     _Atomic uint64_t busy_limit_ns;     // what of busy_ns its budget allows; UINT64_MAX: no cap. By the control thread
     _Atomic uint64_t longest_ns;        // longest time for one mark since the last report
+    struct nvs_activity activity;       // when that was
     _Atomic uint32_t accessed_by;       // bit d: device d may access this one's memory
 
     struct nvs_memory memory;

@@ -237,7 +237,7 @@ static bool nvs_budget_look(struct nvs_device *device, uint64_t now_ns, uint64_t
     nvs_budget_bill(budget, busy_ns - device->busy_billed_ns, settled, now_ns);
     nvs_budget_refill(budget, now_ns);
     device->busy_billed_ns = busy_ns;
-    uint64_t left_ns = budget->left_ns > 0 ? (uint64_t)budget->left_ns : 0;
+    uint64_t left_ns = capped ? nvs_budget_affords_ns(budget) : 0;
     atomic_store_explicit(&device->busy_limit_ns, capped ? busy_ns + left_ns : UINT64_MAX, memory_order_relaxed);
     *until_ns = NVS_CONTROL_NEVER_NS;
     if (!capped)
@@ -252,7 +252,7 @@ static bool nvs_budget_look(struct nvs_device *device, uint64_t now_ns, uint64_t
         look_ns = 0;
     if (settled)
         nvs_drain_set_idle(device);
-    if (settled && left_ns >= budget->length_ns)
+    if (settled && budget->left_ns >= (int64_t)budget->length_ns)
         return true; // until it launches something there is nothing to pay and nothing to give
     *until_ns = budget->credited_to_ns;
     if (left_ns > 0 && !settled)

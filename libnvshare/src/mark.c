@@ -69,11 +69,16 @@ static void nvs_stream_learn(struct nvs_stream *stream, const struct nvs_mark *m
     float elapsed_ms = 0;
     uint64_t rest_ns = stream->rest_ns;
     stream->rest_ns = 0;
+    uint64_t ended_ns = nvs_clock_ns(), before_ns = stream->before_ns;
+    stream->before_ns = ended_ns;
     if (stream->before == NULL ||
         nvs_real.cuEventElapsedTime(&elapsed_ms, stream->before, mark->event) != CUDA_SUCCESS || !(elapsed_ms >= 0))
         return;
-    uint64_t elapsed_ns = (uint64_t)((double)elapsed_ms * 1e6);
-    elapsed_ns -= rest_ns < elapsed_ns ? rest_ns : elapsed_ns;
+    uint64_t passed_ns = (uint64_t)((double)elapsed_ms * 1e6);
+    uint64_t elapsed_ns = passed_ns - (rest_ns < passed_ns ? rest_ns : passed_ns);
+    if (before_ns != 0 && before_ns + passed_ns < ended_ns)
+        stream->before_ns = ended_ns = before_ns + passed_ns; // it is seen late
+    nvs_activity_add(&stream->device->activity, ended_ns - passed_ns, ended_ns, elapsed_ns);
     stream->elapsed_ns = elapsed_ns;
     atomic_fetch_add_explicit(&stream->device->busy_ns, elapsed_ns, memory_order_relaxed);
     uint64_t longest = atomic_load_explicit(&stream->device->longest_ns, memory_order_relaxed);

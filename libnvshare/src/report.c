@@ -32,6 +32,7 @@ static void nvs_report_busy(struct nvs_device *device, nvs_report *report) {
         (uint32_t)((longest_ns > device->longest_reported_ns ? longest_ns : device->longest_reported_ns) / 1000);
     report->window_us = atomic_load_explicit(&device->window_us, memory_order_relaxed);
     report->launches = nvs_device_launches(device);
+    report->activity_end_ns = nvs_activity_write(&device->activity, now_ns, report->activity);
 }
 
 // Caller holds the lock.

@@ -63,6 +63,7 @@ struct nvs_stream {
     unsigned first, count;
     CUevent before; // the last mark that has completed, or the start of this stretch; NULL: unknown
     bool before_blurred;
+    uint64_t before_ns; // when that was, at the latest; 0: unknown
     CUevent spare[NVS_MARKS + 2];
     unsigned spares;
     uint64_t estimates_ns[NVS_ESTIMATES]; // of one call, by the last marks

@@ -88,6 +88,7 @@ void nvs_stream_start(struct nvs_stream *stream) {
             stream->before = event;
             stream->drained_ns = stream->rest_ns = 0;
             stream->before_blurred = false;
+            stream->before_ns = 0;
             if (event != NULL && nvs_capture_record(event, stream->handle) != CUDA_SUCCESS) {
                 stream->before = NULL;
                 nvs_event_give(stream, event);

@@ -58,6 +58,7 @@ static const struct field grant_fields[] = {
     FIELD(nvs_grant, 19, protocol),
     FIELD(nvs_grant, 20, pool_bytes),
     FIELD(nvs_grant, 21, limited_by),
+    FIELD(nvs_grant, 22, paid_permille),
 };
 
 static const struct field report_fields[] = {
@@ -107,6 +108,8 @@ static const struct field report_fields[] = {
     FIELD(nvs_report, 44, swaps),
     FIELD(nvs_report, 45, timeslice_us),
     FIELD(nvs_report, 46, timeslice_failure),
+    FIELD(nvs_report, 47, activity),
+    FIELD(nvs_report, 48, activity_end_ns),
 };
 
 static const struct message_type grant_type = MESSAGE(nvs_grant, grant_fields);

@@ -18,7 +18,7 @@
 #endif
 
 // Enough for every Report and every Grant.
-#define NVS_WIRE_MESSAGE_MAX_BYTES 1536u
+#define NVS_WIRE_MESSAGE_MAX_BYTES 2048u
 
 // Sizes of the strings, with their NUL.
 #define NVS_GPU_SIZE 48
@@ -28,6 +28,7 @@
 #define NVS_BUILD_SIZE 48
 #define NVS_TRACEPARENT_SIZE 64
 #define NVS_REASON_SIZE 160
+#define NVS_ACTIVITY_SIZE 193
 
 // Enumerations travel as int32 and are open: a value that is not named here is kept as it came.
 enum nvs_mode {
@@ -85,6 +86,7 @@ typedef struct nvs_grant {
     uint32_t protocol;
     uint64_t pool_bytes;
     int32_t limited_by; // enum nvs_limit
+    uint32_t paid_permille;
 } nvs_grant;
 
 // Client -> scheduler. The fields' meanings stand in client.proto.
@@ -135,6 +137,8 @@ typedef struct nvs_report {
     bool swaps;
     uint32_t timeslice_us;
     char timeslice_failure[NVS_REASON_SIZE];
+    char activity[NVS_ACTIVITY_SIZE];
+    uint64_t activity_end_ns;
 } nvs_report;
 
 enum nvs_wire_result {

@@ -84,6 +84,19 @@ def test_b5_a_core_limit_is_no_less_beside_one_without(cores: int, share: float,
         puppet.kill()
 
 
+@pytest.mark.heavy
+def test_b5_a_core_limit_is_no_less_beside_more_busy_ones_than_take_turns(make_node: MakeNode) -> None:
+    node = make_node("--emulate", "1")
+    limited = node.puppet("limited", options=["--cores", "30"])
+    free = [node.puppet(f"free-{number}") for number in range(4)]
+    for puppet in (limited, *free):
+        puppet.start(BATCHES)
+    wait_for_slices(node, limited=20_000, **{f"free-{number}": 20_000 for number in range(4)})
+    assert shares_of(node, limited, *free)[0] == pytest.approx(0.2, abs=0.03)
+    for puppet in (limited, *free):
+        puppet.kill()
+
+
 def test_b12_best_effort_is_paused_while_a_critical_one_is_busy_and_back_at_once(make_node: MakeNode) -> None:
     node = make_node("--emulate", "1")
     critical = node.puppet("critical", options=["--priority", "latency-critical"])

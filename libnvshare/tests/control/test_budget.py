@@ -38,11 +38,13 @@ class Budget:
     def __init__(self, filter_program: Path) -> None:
         self.process = subprocess.Popen([filter_program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def plan(self, length_ms: float, now_ns: int, *, start_ms: int = 0, period_ms: int = PERIOD_MS) -> Left:
-        return self.plan_us(round(length_ms * 1000), period_ms * 1000, start_ms * 1000, now_ns)
+    def plan(
+        self, length_ms: float, now_ns: int, *, start_ms: int = 0, period_ms: int = PERIOD_MS, paid_permille: int = 0
+    ) -> Left:
+        return self.plan_us(round(length_ms * 1000), period_ms * 1000, start_ms * 1000, now_ns, paid_permille)
 
-    def plan_us(self, length_us: int, period_us: int, start_us: int, now_ns: int) -> Left:
-        return self._left(f"plan {start_us} {length_us} {period_us} {ORIGIN_NS + now_ns}")
+    def plan_us(self, length_us: int, period_us: int, start_us: int, now_ns: int, paid_permille: int = 0) -> Left:
+        return self._left(f"plan {start_us} {length_us} {period_us} {ORIGIN_NS + now_ns} {paid_permille}")
 
     def look(self, now_ns: int, *, busy_ns: int = 0, settled: bool = True) -> Left:
         return self._left(f"look {busy_ns} {int(settled)} {ORIGIN_NS + now_ns}")
@@ -249,3 +251,21 @@ def test_b9_after_any_changes_the_share_is_that_of_the_caps(budget: Budget, caps
         due_ns += (ran.ended_ns - now_ns) * cap / 100
         now_ns, busy_ns = ran.ended_ns, busy_ns + ran.busy_ns
     assert abs(busy_ns - due_ns) <= 107 * MS
+
+
+def test_b6_time_in_which_others_had_the_card_is_not_paid_for(budget: Budget) -> None:
+    budget.plan(50, 0)
+    budget.look(0)
+    assert budget.look(40 * MS, busy_ns=40 * MS).left_ns == 10 * MS
+    budget.reset()
+    budget.plan(50, 0, paid_permille=500)
+    budget.look(0)
+    assert budget.look(40 * MS, busy_ns=40 * MS).left_ns == 30 * MS
+
+
+def test_b6_another_part_to_pay_changes_nothing_of_what_was_paid(budget: Budget) -> None:
+    budget.plan(50, 0)
+    budget.look(0)
+    budget.look(20 * MS, busy_ns=20 * MS)
+    assert budget.plan(50, 20 * MS, paid_permille=250).left_ns == 30 * MS
+    assert budget.look(40 * MS, busy_ns=20 * MS).left_ns == 25 * MS

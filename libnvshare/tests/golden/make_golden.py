@@ -157,6 +157,18 @@ MESSAGES: dict[str, tuple[str, Message, bytes, int]] = {
         b"",
         0,
     ),
+    "grant_paid": (
+        "a client with slots that pays for a third of the time in which its work is in flight",
+        Grant(gpu=GPU, client=CLIENT, generation=7, slot_length_us=30_000, period_us=100_000, paid_permille=333),
+        b"",
+        0,
+    ),
+    "report_activity": (
+        "a client whose work was in flight for half of 10 ms, and then for 20",
+        Report(gpu=GPU, client=CLIENT, sequence=9, activity="000Ooo0", activity_end_ns=1_234_567_890_000_000),
+        b"",
+        0,
+    ),
 }
 
 

@@ -119,6 +119,14 @@ def test_clients_that_are_all_limited_keep_the_driver_s_own_for_their_slots_keep
     assert slices(with_terms(make_desk, *both)) == [0, 0]
 
 
+@pytest.mark.parametrize(("cores", "part"), [(30, 0.2), (10, 0.1)])
+def test_b5_a_limited_one_beside_more_busy_ones_than_take_turns_has_a_slice_of_its_share(
+    cores: int, part: float, make_desk: MakeDesk
+) -> None:
+    lengths_us = slices(with_terms(make_desk, {"core_limit_percent": cores}, {}, {}, {}, {}))
+    assert lengths_us[0] / sum(lengths_us) == pytest.approx(part, abs=1e-3)
+
+
 @pytest.mark.parametrize("first", [CRITICAL, {}])
 def test_the_one_best_effort_client_is_at_the_floor_beside_another_that_wants_the_card(
     first: dict[str, Any], make_desk: MakeDesk

@@ -1,5 +1,5 @@
 // Answers lines of numbers about one budget, with what is left in ns and when the next credit is due: `plan START_US
-// LENGTH_US PERIOD_US NOW_NS`, `look BUSY_NS SETTLED NOW_NS`, which pays and then refills, `reset`.
+// LENGTH_US PERIOD_US NOW_NS [PAID_PERMILLE]`, `look BUSY_NS SETTLED NOW_NS`, which pays and then refills, `reset`.
 #include "budget.h"
 
 #include <inttypes.h>
@@ -59,8 +59,8 @@ int main(void) {
         nvs_grant grant = {0};
         uint64_t busy_ns, now_ns;
         unsigned settled;
-        if (sscanf(line, "plan %" SCNu64 " %" SCNu32 " %" SCNu32 " %" SCNu64, &grant.slot_start_us,
-                   &grant.slot_length_us, &grant.period_us, &now_ns) == 4) {
+        if (sscanf(line, "plan %" SCNu64 " %" SCNu32 " %" SCNu32 " %" SCNu64 " %" SCNu32, &grant.slot_start_us,
+                   &grant.slot_length_us, &grant.period_us, &now_ns, &grant.paid_permille) >= 4) {
             nvs_budget_plan(&budget, &grant, now_ns);
             nvs_budget_refill(&budget, now_ns);
         } else if (sscanf(line, "look %" SCNu64 " %u %" SCNu64, &busy_ns, &settled, &now_ns) == 3) {

@@ -32,7 +32,7 @@ static void print_enum(struct text *text, const char *name, int32_t value) {
 
 // Strings travel as hexadecimal digits: they may hold anything.
 static void print_string(struct text *text, const char *name, const char *value) {
-    char digits[2 * NVS_REASON_SIZE + 1] = "";
+    char digits[2 * NVS_ACTIVITY_SIZE + 1] = "";
     for (size_t i = 0; value[i] != '\0'; i++)
         snprintf(digits + 2 * i, 3, "%02x", (unsigned char)value[i]);
     print(text, name, digits);
@@ -64,6 +64,7 @@ static void print_grant(struct text *text, const nvs_grant *grant) {
     NUMBER(grant, protocol);
     NUMBER(grant, pool_bytes);
     ENUM(grant, limited_by);
+    NUMBER(grant, paid_permille);
 }
 
 static void print_report(struct text *text, const nvs_report *report) {
@@ -113,6 +114,8 @@ static void print_report(struct text *text, const nvs_report *report) {
     NUMBER(report, swaps);
     NUMBER(report, timeslice_us);
     STRING(report, timeslice_failure);
+    STRING(report, activity);
+    NUMBER(report, activity_end_ns);
 }
 
 int main(void) {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nvshare.scheduler.activity import ACTIVITY_STEPS, STEP_NS, Account, Activity
 from nvshare.scheduler.model import ClientState, Grant, Link, Peer, Report, Ruling, Slot
 
 _MOST_PROMISES = 16
@@ -82,6 +83,9 @@ class Client:
     rested_ns: int = 0  # when its work last left the card some rest
     slots_part: float = 1.0  # the least that its slots left it of the time between its last two reports
     slot_part_reported: float = 1.0  # what they left it when it last reported
+    activity: Activity = field(default_factory=Activity)  # when its work was in flight
+    account: Account | None = None  # what its slots paid of that time; None: it has none
+    paid_permille: int = 0  # decided: of such time, what its slots pay for; 0: all
     admitted_ns: int | None = None  # since when it has memory, or a promise of some
     began_ns: int | None = None  # since when it has memory, or asks for its first
     refused: bool = False  # its wish is refused because others block each other, until it no longer waits
@@ -232,6 +236,10 @@ class Client:
         part = slot.part if slot is not None else 1.0
         self.slots_part, self.slot_part_reported = min(part, self.slot_part_reported), part
         self._weigh()
+        if abs(report.activity_end_ns - now_ns) < ACTIVITY_STEPS * STEP_NS:  # else: another clock
+            self.activity.heard(report.activity, report.activity_end_ns // STEP_NS)
+        if self.account is not None:
+            self.account.pace.heard(report.launches, report.busy_us, now_ns)
         self.reported_ns = now_ns
         if report.generation == generation and self.granted is not None and report.epoch >= self.first_epoch:
             self.agreed = True

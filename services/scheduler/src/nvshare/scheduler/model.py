@@ -148,6 +148,8 @@ class Report:
     swaps: bool = False
     timeslice_us: int = 0
     timeslice_failure: str = ""
+    activity: str = ""  # when its work was in flight, up to `activity_end_ns`: see activity.py
+    activity_end_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class Grant:
     limited_by: Limit = Limit.UNSPECIFIED
     timeslice_us: int = 0
     slot: Slot | None = None
+    paid_permille: int = 0  # of the time in which its work is in flight, what its slots pay for; 0: all
 
     @property
     def ceiling_bytes(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from operator import itemgetter
 
 from nvshare.bus.quantities import format_bytes
+from nvshare.scheduler.activity import decide_what_is_paid
 from nvshare.scheduler.busy import decide_who_is_busy
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.deadlock import Deadlock, find_deadlock
@@ -58,6 +59,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
     terms = {client.key: state.allocations.get(client.allocation, _UNKNOWN) for client in clients}
     state.wake_at(decide_slots(clients, terms, state.mode, now_ns, policy))
     decide_slices(clients, terms, state.mode, now_ns, policy)
+    state.weighed_to = decide_what_is_paid(clients, state.weighed_to, now_ns, policy)
     demands = _last_demands(clients, now_ns, policy)
     may_leave = _someone_may_leave(state, clients, capacity_bytes)
     pools_bytes = pool_sizes_bytes(clients, capacity_bytes, policy)
@@ -310,6 +312,7 @@ def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: in
         and last.limited_by == limited_by
         and last.timeslice_us == client.timeslice_us
         and last.slot == client.slot
+        and last.paid_permille == client.paid_permille
     ):
         return None
     # Only the sum of the two limits the client, so growing within the headroom changes no grant.
@@ -330,4 +333,5 @@ def _next_grant(state: ArbiterState, client: Client, bound: Bound, window_us: in
         limited_by=limited_by,
         timeslice_us=client.timeslice_us,
         slot=client.slot,
+        paid_permille=client.paid_permille,
     )

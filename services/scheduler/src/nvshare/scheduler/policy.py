@@ -161,6 +161,10 @@ class Policy:
     busy_slice_us: int = 20_000
     """The mean hardware time slice of clients that all keep the card busy: a hundredth is lost to switches."""
 
+    long_work_slice_us: int = 10_000
+    """The same of clients with slots whose work is longer than these: each call ends within a slice, and the rest of
+    that is lost to the other."""
+
     mixed_slice_us: int = 3_000
     """The same where weights differ and not all are busy, who would wait for long ones."""
 
@@ -197,6 +201,40 @@ class Policy:
     long_work_ns: int = 500 * MILLISECOND_NS
     """A client that wants the GPU and launches nothing for so long has long work in flight, or pays for it: what it
     reports as busy time says nothing (a report's span is as long)."""
+
+    activity_span_ns: int = 500 * MILLISECOND_NS
+    """What slots pay for is decided anew when so much more is known about when work was in flight,"""
+
+    activity_late_ns: int = 300 * MILLISECOND_NS
+    """without the last of it: what runs then may not have ended before the clients' reports."""
+
+    activity_patience_ns: int = 2 * SECOND_NS
+    """A client that has not said for so long when its work was in flight counts as if it had none."""
+
+    overlap_least: float = 1.1
+    """Clients' work in 10 ms that comes to less than this did not run at the same time: where one slot follows another
+    the libraries see the end of a kernel up to a millisecond late."""
+
+    driver_slice_us: int = 2_000
+    """The driver's own time slice (H200)."""
+
+    own_part_gain: float = 0.5
+    """How fast what a client had of its busy time is followed,"""
+
+    most_given_back: float = 0.25
+    """and how much less, or more, it pays at most to settle what it has paid too much, or too little."""
+
+    longest_part_of_slot: float = 0.5
+    """A client whose calls take more of its slot in the mean may run beside the next one."""
+
+    most_overpaid_ns: int = 250 * MILLISECOND_NS
+    """More is forgotten."""
+
+    least_paid: float = 0.05
+    """Of its busy time a client pays for this much at least, even while it is paused."""
+
+    paid_change_permille: int = 10
+    """What slots pay for changes by so much at least: each change is a grant."""
 
     clock_difference_ns: int = SECOND_NS
     """A client whose clock differs by more cannot follow slots."""

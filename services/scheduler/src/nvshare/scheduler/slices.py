@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from nvshare.scheduler.activity import keeps_to_its_slot
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.model import SIDE_BY_SIDE, Allocation, Mode, Priority
 from nvshare.scheduler.policy import Policy
@@ -55,31 +56,44 @@ def _slices_us(
 
 def _side_by_side(sharing: Sequence[Client], terms: Mapping[str, Allocation], policy: Policy) -> dict[str, int]:
     """By weight: long where all keep the card busy. Where not all do, one that is latency-critical has a long slice
-    beside short ones of the others, and without weights all have the driver's own. Slots keep their owners apart."""
+    beside short ones of the others, and without weights all have the driver's own. Slots keep their owners apart, but
+    for what lasts longer than a slot."""
     if len(sharing) < 2:
         return {}
     critical = [client for client in sharing if terms[client.key].priority == Priority.LATENCY_CRITICAL]
     free = [client for client in sharing if client.slot is None]
-    if all(client.keeps_busy for client in free) and len(critical) in (0, len(sharing)):
-        return _by_weight(free, terms, policy.busy_slice_us, policy)
+    if all(client.keeps_busy for client in sharing) and len(critical) in (0, len(sharing)):
+        if not free:
+            return {} if all(keeps_to_its_slot(client, policy) for client in sharing) else _by_slot(sharing, policy)
+        return _by_weight(sharing, terms, policy.busy_slice_us, policy)
     slices_us = {}
     if len({terms[client.key].weight for client in sharing}) > 1:
         slices_us = _by_weight(free, terms, policy.mixed_slice_us, policy)
     return slices_us | dict.fromkeys((client.key for client in critical), policy.busy_slice_us)
 
 
+def _by_slot(sharing: Sequence[Client], policy: Policy) -> dict[str, int]:
+    """In the ratio of the slots: what lasts longer than its slot runs beside the next one's work, and that changes no
+    shares."""
+    parts = {client.key: client.slot.part for client in sharing if client.slot is not None}
+    turn_us = len(parts) * policy.long_work_slice_us
+    return {key: max(1, round(turn_us * part / sum(parts.values()))) for key, part in parts.items()}
+
+
 def _by_weight(
     sharing: Sequence[Client], terms: Mapping[str, Allocation], mean_us: int, policy: Policy
 ) -> dict[str, int]:
-    """Slices in the ratio of the shares, `mean_us` in the mean, or less where the smallest would wait too long. One
-    alone, beside such as have slots, has the driver's own."""
+    """Slices in the ratio of the shares, with core limits, `mean_us` in the mean, or less where the smallest would wait
+    too long. One alone, beside such as have slots, has the driver's own."""
     if len(sharing) < 2:
         return {}
     wanted: dict[str, dict[str, float]] = {}
     for client in sharing:
         wanted.setdefault(client.allocation, {})[client.key] = 1.0
-    weights = {client.allocation: terms[client.key].weight for client in sharing}
-    shares = split_card([Claim(keys, weights[name]) for name, keys in wanted.items()])  # all of the card
+    own = {client.allocation: terms[client.key] for client in sharing}
+    capped = {client.allocation for client in sharing if client.slot is not None}
+    caps = {name: own[name].core_limit_percent / 100 or None for name in capped}
+    shares = split_card([Claim(keys, own[name].weight, caps.get(name)) for name, keys in wanted.items()])
     count = len(sharing)
     waiting_us = (policy.longest_turn_wait_us(count) - count * policy.switch_us) / (1 - min(shares.values()))
     turn_us = min(count * mean_us, waiting_us)

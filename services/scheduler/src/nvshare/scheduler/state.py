@@ -46,6 +46,7 @@ class ArbiterState:
     deadlock_since_ns: int | None = None
     wake_ns: int | None = None  # when to decide again although nothing happens
     moved: Moved = field(default_factory=Moved)
+    weighed_to: int = 0  # the step up to which it is known who had the card: see activity.py
     hand_overs: int = 0  # clients for which others had to leave
     refused_reports: int = 0  # of unknown clients, of another protocol, or impossible
     stale_reports: int = 0  # older than the last, or repeated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nvshare.bus.compute import DEFAULT_WEIGHT, GREATEST_CORE_PERCENT, GREATEST_WEIGHT
+from nvshare.scheduler.activity import ACTIVITY_STEPS
 from nvshare.scheduler.model import (
     Allocation,
     ClientState,
@@ -70,6 +71,8 @@ def report_from(message: client_pb2.Report) -> Report:
         swaps=message.swaps,
         timeslice_us=message.timeslice_us,
         timeslice_failure=_clean(message.timeslice_failure, _LONGEST_REASON),
+        activity=_clean(message.activity, ACTIVITY_STEPS),
+        activity_end_ns=message.activity_end_ns,
     )
 
 
@@ -105,6 +108,7 @@ def grant_to(grant: Grant, gpu: str, client: str, build: str, protocol: int) -> 
         slot_start_us=grant.slot.start_us if grant.slot else 0,
         slot_length_us=grant.slot.length_us if grant.slot else 0,
         period_us=grant.slot.period_us if grant.slot else 0,
+        paid_permille=grant.paid_permille,
     )
 
 
