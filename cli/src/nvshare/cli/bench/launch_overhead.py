@@ -72,10 +72,11 @@ async def run_launch_overhead(options: BenchOptions, steps: Steps) -> Findings:
             for number, instance in enumerate(instances, 1)
             for row in _rows(f"process {number}{_words(limit_percent)}", gpu_words(node.gpus[0]), instance)
         )
-        return Findings(hardware_words(node.gpus), rows, _summary(found[0], found.get(limits_percent[-1])))
+        capped = found[limits_percent[-1]] if options.cores else ()
+        return Findings(hardware_words(node.gpus), rows, _summary(found[0], capped))
 
 
-def _summary(instances: Sequence[Instance], capped: Sequence[Instance] | None) -> dict[str, float]:
+def _summary(instances: Sequence[Instance], capped: Sequence[Instance]) -> dict[str, float]:
     """The figures of the processes under an open plan, and of those under a core limit besides."""
     added_ns = [instance.added_ns for instance in instances]
     summary = {
