@@ -154,9 +154,10 @@ def test_what_is_pinned_what_failed_and_what_is_ready_have_lines_with_the_reason
 
 def test_who_runs_in_slots_or_with_slices_of_its_own_is_seen(reply: StatusReply) -> None:
     first, second, *_ = reply.gpus[0].clients
-    first.slot_length_us, first.period_us = 95_000, 190_000
+    first.slot_length_us, first.period_us, first.paid_permille = 95_000, 190_000, 520
     second.timeslice_us = 1
     assert "training: runs for 95 ms of each 190 ms" in shown(reply)
+    assert "training: pays for 52 % of its time on the card" in shown(reply)
     assert "inference: has hardware time slices of 0.001 ms" in shown(reply)
 
 

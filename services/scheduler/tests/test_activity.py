@@ -241,6 +241,17 @@ def test_b6_who_is_alone_again_pays_for_all(make_desk: MakeDesk) -> None:
     assert desk.grant("a").paid_permille == 0
 
 
+def test_b6_who_was_alone_for_a_while_begins_anew(make_desk: MakeDesk) -> None:
+    desk = make_desk()
+    limit(desk, "a", 50)
+    limit(desk, "b", 50)
+    say(desk, ALL, "a", "b")
+    desk.kill("b")
+    say(desk, ALL, "a")
+    account = desk.arbiter.state.clients[f"allocation-a/{desk.programs['a'].peer.client}"].account
+    assert account is None or (account.permille, account.overpaid) == (1000, 0.0)
+
+
 def test_b6_who_has_no_slots_is_told_nothing(make_desk: MakeDesk) -> None:
     desk = make_desk()
     limit(desk, "a", 50)

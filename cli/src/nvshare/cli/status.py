@@ -181,6 +181,10 @@ def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text
         )
     if client.period_us:
         yield Text(f"  {who}: runs for {client.slot_length_us / 1000:.3g} ms of each {client.period_us / 1000:.3g} ms")
+    if client.paid_permille:
+        yield Text(
+            f"  {who}: pays for {client.paid_permille / 10:.0f} % of its time on the card, which it shares with others"
+        )
     if client.timeslice_us:
         yield Text(f"  {who}: has hardware time slices of {client.timeslice_us / 1000:.3g} ms")
     if client.timeslice_failure:

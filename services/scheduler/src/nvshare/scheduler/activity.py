@@ -157,7 +157,7 @@ def decide_what_is_paid(clients: Sequence[Client], weighed_to: int, now_ns: int,
     heard = [client for client in clients if now_step - client.activity.end < patience]
     if len(heard) < 2 or all(client.account is None for client in heard):
         for client in clients:
-            client.paid_permille = 0
+            client.account, client.paid_permille = None, 0
         return now_step
     end = min(client.activity.end for client in heard) - policy.activity_late_ns // STEP_NS
     begin = max(weighed_to, end - ACTIVITY_STEPS)
@@ -166,9 +166,7 @@ def decide_what_is_paid(clients: Sequence[Client], weighed_to: int, now_ns: int,
     others = _others(heard, range(begin, end), policy)
     for client in heard:
         account = client.account
-        if account is None:
-            continue
-        if account.begin > begin:
+        if account is None or account.begin > begin:
             continue
         parts = [(client.activity.part(step), account.rate(step)) for step in range(begin, end)]
         busy, paid = sum(part for part, _ in parts), sum(part * rate for part, rate in parts)

@@ -70,6 +70,7 @@ def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_
     slot = client.granted.slot if client.granted else None
     if slot is not None:
         status.slot_start_us, status.slot_length_us, status.period_us = slot.start_us, slot.length_us, slot.period_us
+        status.paid_permille = client.paid_permille
     report = client.report
     if report is not None:
         status.name = report.name
