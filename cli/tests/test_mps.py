@@ -192,7 +192,7 @@ async def test_a_start_that_hangs_ends(control: Control, logs: Path, monkeypatch
 
 def test_ctrl_c_ends_it(control: Control, logs: Path, until: Callable[..., None]) -> None:
     program = f"""
-import asyncio, pathlib
+import asyncio, pathlib, signal
 from nvshare.cli.bench.mps import running_mps
 from nvshare.v1.control_pb2 import GpuStatus
 
@@ -200,12 +200,16 @@ async def measure():
     async with running_mps([GpuStatus(uuid="GPU-a")], pathlib.Path({str(logs)!r})):
         await asyncio.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 asyncio.run(measure())
 """
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as process:
-        until(lambda: control.daemon is not None)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+        try:
+            until(lambda: control.daemon is not None)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert control.daemon is None
 
 
