@@ -74,8 +74,9 @@ def test_b6_the_share_is_the_cap_s_part_of_the_share_alone(kernel: str, relay: S
     turns = program.said()["turns"]
     solo = share(alone, alone[0][0], alone[-1][1])
     # From one start of work to another: a debt is paid by then.
-    # On a machine that is busy elsewhere the kernels are less of the time, alone and with a cap.
-    assert 0.27 * solo < share(turns, turns[1][0], turns[-1][0]) < 0.33
+    # On a machine that is busy elsewhere the kernels are less of the time, alone and with a cap; one that stands still
+    # in a slot loses what is left of it.
+    assert 0.2 * solo < share(turns, turns[1][0], turns[-1][0]) < 0.33
     program.end()
 
 
