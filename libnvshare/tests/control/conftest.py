@@ -56,6 +56,26 @@ def thread_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _build(tmp_path_factory.mktemp("thread"), "thread", "control_program") / "control_program"
 
 
+class LineFilter:
+    """One of the programs that answer each line with a line, in a process of its own."""
+
+    def __init__(self, program: Path) -> None:
+        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line: str) -> str:
+        """Its answer, without the end of the line."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().rstrip("\n")
+
+    def close(self) -> None:
+        """Ends it; fails where its sanitizer found something."""
+        self._process.communicate(timeout=10)
+        assert self._process.returncode == 0, "see its sanitizer's words above"
+
+
 Exchange = Callable[[str, bytes, int], list[bytes]]
 
 

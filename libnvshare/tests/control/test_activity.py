@@ -1,12 +1,12 @@
 """When a client's work was in flight: activity.h."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from libnvshare.tests.control.conftest import LineFilter
 
 MS = 1_000_000
 STEP_NS = 10 * MS
@@ -15,19 +15,16 @@ BEGIN = 1_000_000  # the first step of these tests: a clock that runs is never a
 BEGIN_NS = BEGIN * STEP_NS
 
 
-class Activity:
+class Activity(LineFilter):
     """One client's activity in a process of its own; times are since BEGIN."""
-
-    def __init__(self, filter_program: Path) -> None:
-        self.process = subprocess.Popen([filter_program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def add(self, from_ns: int, to_ns: int, busy_ns: int | None = None) -> None:
         busy_ns = to_ns - from_ns if busy_ns is None else busy_ns
-        self._ask(f"add {BEGIN_NS + from_ns} {BEGIN_NS + to_ns} {busy_ns}")
+        self.ask(f"add {BEGIN_NS + from_ns} {BEGIN_NS + to_ns} {busy_ns}")
 
     def levels(self, now_ns: int) -> dict[int, int]:
         """Of the steps in which there was any, by their numbers since BEGIN, in 63 parts of a step."""
-        end, _, text = self._ask(f"write {BEGIN_NS + now_ns}").partition(" ")
+        end, _, text = self.ask(f"write {BEGIN_NS + now_ns}").partition(" ")
         assert len(text) in (0, STEPS)
         levels = {
             int(end) // STEP_NS - BEGIN - STEPS + place: ord(character) - ord("0")
@@ -36,18 +33,7 @@ class Activity:
         return {step: level for step, level in levels.items() if level > 0}
 
     def reset(self) -> None:
-        self._ask("reset")
-
-    def close(self) -> None:
-        self.process.communicate(timeout=10)
-        assert self.process.returncode == 0, "see its sanitizer's words above"
-
-    def _ask(self, line: str) -> str:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.process.stdout.readline().rstrip("\n")
+        self.ask("reset")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What a client with a cap may still take of the card: budget.h, driven by modelled programs."""
 
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from libnvshare.tests.control.conftest import LineFilter
 
 MS = 1_000_000
 PERIOD_MS = 100
@@ -32,11 +32,8 @@ class Kernel(NamedTuple):
     pause_ns: int = 0
 
 
-class Budget:
+class Budget(LineFilter):
     """One budget in a process of its own."""
-
-    def __init__(self, filter_program: Path) -> None:
-        self.process = subprocess.Popen([filter_program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def plan(
         self, length_ms: float, now_ns: int, *, start_ms: int = 0, period_ms: int = PERIOD_MS, paid_permille: int = 0
@@ -52,26 +49,18 @@ class Budget:
     def run(self, now_ns: int, until_ns: int, kernels: Sequence[Kernel]) -> Ran:
         """A program launches these kernels in turn, each as soon as it may, until the first pause that ends later."""
         numbers = " ".join(f"{kernel.length_ns} {kernel.pause_ns}" for kernel in kernels)
-        busy_ns, waited_ns, ended_ns = self._ask(f"run {ORIGIN_NS + now_ns} {ORIGIN_NS + until_ns} {numbers}")
+        busy_ns, waited_ns, ended_ns = self._numbers(f"run {ORIGIN_NS + now_ns} {ORIGIN_NS + until_ns} {numbers}")
         return Ran(busy_ns, waited_ns, ended_ns - ORIGIN_NS)
 
     def reset(self) -> None:
-        self._ask("reset")
-
-    def close(self) -> None:
-        self.process.communicate(timeout=10)
-        assert self.process.returncode == 0, "see its sanitizer's words above"
+        self.ask("reset")
 
     def _left(self, line: str) -> Left:
-        left_ns, next_credit_ns = self._ask(line)
+        left_ns, next_credit_ns = self._numbers(line)
         return Left(left_ns, next_credit_ns - ORIGIN_NS)
 
-    def _ask(self, line: str) -> list[int]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return [int(number) for number in self.process.stdout.readline().split()]
+    def _numbers(self, line: str) -> list[int]:
+        return [int(number) for number in self.ask(line).split()]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Where memory is and where it is to be: residency.h."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from libnvshare.tests.control.conftest import LineFilter
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,15 @@ Ask = Callable[[Residency], Answer]
 
 @pytest.fixture(scope="module")
 def ask(programs: Path) -> Iterator[Ask]:
-    process = subprocess.Popen(
-        [programs / "residency_filter"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
+    residency_filter = LineFilter(programs / "residency_filter")
 
     def answer(residency: Residency) -> Answer:
-        stdin.write(" ".join(str(int(value)) for value in astuple(residency)) + "\n")
-        stdin.flush()
-        here, out_bytes, in_bytes = (int(word) for word in stdout.readline().split())
+        words = residency_filter.ask(" ".join(str(int(value)) for value in astuple(residency))).split()
+        here, out_bytes, in_bytes = map(int, words)
         return Answer(bool(here), out_bytes, in_bytes)
 
     yield answer
-    process.communicate(timeout=10)
-    assert process.returncode == 0
+    residency_filter.close()
 
 
 @st.composite

@@ -145,19 +145,18 @@ class Account:
 def decide_what_is_paid(clients: Sequence[Client], weighed_to: int, now_ns: int, policy: Policy) -> int:
     """Sets of each client which part of its busy time its slots pay for. `weighed_to` is the step up to which that is
     already done; gives where it has come to."""
+    now_step = now_ns // STEP_NS
+    patience = policy.activity_patience_ns // STEP_NS
+    heard = [client for client in clients if now_step - client.activity.end < patience]
+    shared = len(heard) > 1 and any(client.slot is not None for client in heard)
     for client in clients:
-        if client.slot is None:
+        if client.slot is None or not shared:
             client.account, client.paid_permille = None, 0
         elif client.account is None:
             before = client.report
             pace = Pace(now_ns, before.launches if before else 0, before.busy_us if before else 0)
-            client.account = Account(pace, now_ns // STEP_NS)
-    now_step = now_ns // STEP_NS
-    patience = policy.activity_patience_ns // STEP_NS
-    heard = [client for client in clients if now_step - client.activity.end < patience]
-    if len(heard) < 2 or all(client.account is None for client in heard):
-        for client in clients:
-            client.account, client.paid_permille = None, 0
+            client.account = Account(pace, now_step)
+    if not shared:
         return now_step
     end = min(client.activity.end for client in heard) - policy.activity_late_ns // STEP_NS
     begin = max(weighed_to, end - ACTIVITY_STEPS)

@@ -67,10 +67,11 @@ def _client_status(client: Client, state: ArbiterState, now_ns: int) -> control_
         target_bytes=client.granted.ceiling_bytes if client.granted else 0,
         gang=client.gang,
     )
-    slot = client.granted.slot if client.granted else None
-    if slot is not None:
+    grant = client.granted
+    if grant is not None and grant.slot is not None:
+        slot = grant.slot
         status.slot_start_us, status.slot_length_us, status.period_us = slot.start_us, slot.length_us, slot.period_us
-        status.paid_permille = client.paid_permille
+        status.paid_permille = grant.paid_permille
     report = client.report
     if report is not None:
         status.name = report.name
