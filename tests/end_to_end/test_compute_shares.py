@@ -44,6 +44,11 @@ def wait_for_slots(node: Node, **parts: float) -> None:
     wait_until(are_set, 10, f"slots of {parts}")
 
 
+def pays_for_less(node: Node, name: str, permille: int) -> bool:
+    """Whether others' work is known to run while this client's is in flight: until then it pays for all that time."""
+    return 0 < node.clients()[name].get("paid_permille", 0) < permille
+
+
 def shares_of(node: Node, *puppets: Puppet, seconds: float = 2.0) -> list[float]:
     """What each had of the time that all of them had together, in the next `seconds` of it."""
 
@@ -92,6 +97,7 @@ def test_b5_a_core_limit_is_no_less_beside_more_busy_ones_than_take_turns(make_n
     for puppet in (limited, *free):
         puppet.start(BATCHES)
     wait_for_slices(node, limited=20_000, **{f"free-{number}": 20_000 for number in range(4)})
+    wait_until(lambda: pays_for_less(node, "limited", 300), 5, "an account of what the limited one has")
     assert shares_of(node, limited, *free)[0] == pytest.approx(0.2, abs=0.03)
     for puppet in (limited, *free):
         puppet.kill()

@@ -171,6 +171,13 @@ def test_b6_in_the_long_run_each_pays_for_what_it_had_however_that_changes(secon
     assert pair.error() == pytest.approx(0, abs=0.04)
 
 
+def test_b9_what_is_seen_first_counts_in_full() -> None:
+    pair = Pair()
+    for _ in range(2):
+        pair.live(0.0, 1.0)
+    assert all(client.account.own_part == pytest.approx(0.5) for client in pair.clients if client.account)
+
+
 # ---- In the grants
 
 

@@ -105,7 +105,8 @@ class Account:
     pace: Pace
     begin: int  # the step from which on it has slots
     rates: list[Rate] = field(default_factory=list)  # the one in force at the first step that is not weighed, and later
-    own_part: float = 1.0  # of its busy time, what was its own lately
+    own_part: float = 1.0  # of its busy time, what was its own lately; all, until it is known
+    weighed: bool = False
     overpaid: float = 0.0  # what it paid more than it had
 
     def rate(self, step: int) -> float:
@@ -126,7 +127,8 @@ class Account:
         if busy <= 0:
             return self.permille
         own = 1 - others / busy
-        self.own_part += policy.own_part_gain * (own - self.own_part)
+        self.own_part += (policy.own_part_gain if self.weighed else 1.0) * (own - self.own_part)
+        self.weighed = True
         most = policy.most_overpaid_ns / STEP_NS
         self.overpaid = min(max(self.overpaid + paid - busy * own, -most), most)
         wished = self.own_part * (1 - min(max(self.overpaid / busy, -policy.most_given_back), policy.most_given_back))
