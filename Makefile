@@ -14,10 +14,11 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
-DISTRIBUTIONS := proto services/bus services/relay services/scheduler libnvshare emulator cli
+DISTRIBUTIONS := proto services/bus services/relay services/scheduler services/device-plugin services/quota-watcher \
+	fakes/kubelet fakes/api-server libnvshare emulator cli
 C_PARTS := libnvshare emulator
 C_FILES = $(shell find libnvshare emulator cli tests -name '*.[ch]')
-PROTO_FILES := $(wildcard proto/nvshare/v1/*.proto)
+PROTO_FILES := $(wildcard proto/nvshare/*/*.proto)
 
 # cmake and ninja run from the environment, and find the CUDA headers through its python3.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -118,4 +119,4 @@ wheels: setup ## Build the wheel of every distribution into dist/, libnvshare fo
 clean: ## Remove what was built, .venv included
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f proto/src/nvshare/v1/*_pb2.py proto/src/nvshare/v1/*_pb2.pyi proto/src/nvshare/v1/_build.py
+	rm -f proto/src/nvshare/*/*_pb2.py proto/src/nvshare/*/*_pb2.pyi proto/src/nvshare/v1/_build.py

@@ -1,4 +1,4 @@
-"""Generates `nvshare.v1`: the modules of the messages, and the name of this build.
+"""Generates the modules of the messages of `nvshare.v1` and `nvshare.kubelet`, and the name of this build.
 
 Hatchling runs the hook before it packs or links the distribution; `python proto/hatch_build.py` does the same by hand.
 """
@@ -28,7 +28,7 @@ def build_name(folder: Path) -> str:
 
 
 def generate(folder: Path) -> None:
-    """Write `*_pb2.py`, `*_pb2.pyi` and `_build.py` into `folder/src/nvshare/v1`.
+    """Write `*_pb2.py` and `*_pb2.pyi` into the packages in `folder/src/nvshare`, and `_build.py` into `v1`.
 
     Raises RuntimeError when protoc refuses a .proto file (it has then printed why).
     """
@@ -37,11 +37,11 @@ def generate(folder: Path) -> None:
     target = folder / "src"
     package = target / "nvshare" / "v1"
     package.mkdir(parents=True, exist_ok=True)
-    sources = [str(path.relative_to(folder)) for path in sorted((folder / "nvshare" / "v1").glob("*.proto"))]
+    sources = [str(path.relative_to(folder)) for path in sorted((folder / "nvshare").glob("*/*.proto"))]
     include = str(files("grpc_tools") / "_proto")
     arguments = [f"--proto_path={folder}", f"--proto_path={include}", f"--python_out={target}", f"--pyi_out={target}"]
     if protoc.main(["protoc", *arguments, *sources]) != 0:
-        raise RuntimeError("protoc refused a file in proto/nvshare/v1; its message is above")
+        raise RuntimeError("protoc refused a file in proto/nvshare; its message is above")
     # Not rewritten when unchanged: what depends on it by its date stays fresh.
     text = f'"""Written by proto/hatch_build.py."""\n\nBUILD = "{build_name(folder)}"\n'
     build_module = package / "_build.py"

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 
-from nvshare.v1 import client_pb2, control_pb2, node_pb2
+from nvshare.v1 import client_pb2, control_pb2, kubernetes_pb2, node_pb2
 
 FOLDER = Path(__file__).resolve().parents[1]
-FILES: list[FileDescriptor] = [client_pb2.DESCRIPTOR, node_pb2.DESCRIPTOR, control_pb2.DESCRIPTOR]
+FILES: list[FileDescriptor] = [
+    client_pb2.DESCRIPTOR,
+    node_pb2.DESCRIPTOR,
+    control_pb2.DESCRIPTOR,
+    kubernetes_pb2.DESCRIPTOR,
+]
 MESSAGES: list[Descriptor] = [message for file in FILES for message in file.message_types_by_name.values()]
 TYPE_NAMES = {
     number: name.removeprefix("TYPE_").lower() for name, number in vars(FieldDescriptor).items() if name[:5] == "TYPE_"

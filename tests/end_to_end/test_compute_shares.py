@@ -46,7 +46,7 @@ def wait_for_slots(node: Node, **parts: float) -> None:
 
 def pays_for_less(node: Node, name: str, permille: int) -> bool:
     """Whether others' work is known to run while this client's is in flight: until then it pays for all that time."""
-    return 0 < node.clients()[name].get("paid_permille", 0) < permille
+    return 0 < int(node.clients()[name].get("paid_permille", 0)) < permille
 
 
 def shares_of(node: Node, *puppets: Puppet, seconds: float = 2.0) -> list[float]:
