@@ -1,4 +1,4 @@
-/* What the emulated GPU offers beyond the driver's interface: time slices, and the card's own account.
+/* What the emulated GPU offers beyond the driver's interface: time slices, the card's own account, and failures.
  *
  * Exported by the emulator's libcuda.so.1: look the symbols up with dlsym; on a real driver they are absent. `device`
  * is an ordinal as cuDeviceGet counts them, with CUDA_VISIBLE_DEVICES applied. All functions return 0, or an errno
@@ -88,6 +88,14 @@ int nvshare_emulator_copies(int card, struct nvshare_emulator_copy *copies, uint
 
 /* Let the card's two peaks begin anew at what is in use now. */
 int nvshare_emulator_reset_peaks(int card);
+
+/* Let a card fail, by its index in the folder: an Xid error that NVML's events tell. `recovery` is what would repair
+ * the card, as an nvmlDeviceGpuRecoveryAction_t (0: nothing is needed); `lost` other than 0: it has fallen off the bus,
+ * and NVML answers NVML_ERROR_GPU_IS_LOST. Programs that use the card go on: it is NVML's view that fails. */
+int nvshare_emulator_fail(int card, uint32_t xid, uint32_t recovery, int lost);
+
+/* Let the card be well again. */
+int nvshare_emulator_recover(int card);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-/* The emulator's own interface (nvshare_emulator.h): time slices and the cards' accounts. */
+/* The emulator's own interface (nvshare_emulator.h): time slices, the cards' accounts, and failures. */
 #include "nvshare_emulator.h"
 
 #include <errno.h>
@@ -204,5 +204,21 @@ EMU_EXPORT int nvshare_emulator_reset_peaks(int index) {
     card->peak_bytes = card->used_bytes;
     card->peak_memory_bytes = card->used_bytes - card->use_bytes[EMU_USE_CONTEXTS];
     emu_card_unlock(card);
+    return 0;
+}
+
+EMU_EXPORT int nvshare_emulator_fail(int index, uint32_t xid, uint32_t recovery, int lost) {
+    if (observe(index) == NULL) {
+        return EINVAL;
+    }
+    emu_card_fail(emu.cards, index, xid, recovery, lost != 0);
+    return 0;
+}
+
+EMU_EXPORT int nvshare_emulator_recover(int index) {
+    if (observe(index) == NULL) {
+        return EINVAL;
+    }
+    emu_card_recover(emu.cards, index);
     return 0;
 }

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "engine.h"
+#include "failure.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -69,7 +70,8 @@ struct emu_card {
     uint64_t use_bytes[EMU_USES];
     uint64_t peak_bytes;        /* the most bytes ever in use */
     uint64_t peak_memory_bytes; /* the same without contexts */
-    uint64_t checked_ns;        /* when the clients' locks were last looked at */
+    struct emu_failure failure;
+    uint64_t checked_ns; /* when the clients' locks were last looked at */
     struct emu_client clients[EMU_MAX_CLIENTS];
     struct emu_engine engines[EMU_ENGINES];
     uint64_t departed_count;
@@ -84,6 +86,8 @@ struct emu_cards {
     char boot_id[40];
     struct emu_settings settings;
     uint64_t next_number;
+    uint32_t news; /* counts what was put into cards from outside; a futex (failure.h) */
+    uint32_t reserved;
     struct emu_card cards[EMU_MAX_CARDS];
 };
 

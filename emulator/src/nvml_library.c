@@ -62,6 +62,10 @@ EMU_EXPORT const char *nvmlErrorString(nvmlReturn_t result) {
         return "Insufficient Size";
     case NVML_ERROR_DRIVER_NOT_LOADED:
         return "Driver Not Loaded";
+    case NVML_ERROR_TIMEOUT:
+        return "Timeout";
+    case NVML_ERROR_GPU_IS_LOST:
+        return "GPU is lost";
     case NVML_ERROR_FUNCTION_NOT_FOUND:
         return "Function Not Found";
     case NVML_ERROR_ARGUMENT_VERSION_MISMATCH:
@@ -132,7 +136,7 @@ nvmlReturn_t emu_nvml_card(nvmlDevice_t device, const void *target, struct emu_c
         return NVML_ERROR_INVALID_ARGUMENT;
     }
     *card = &emu_nvml.cards->cards[device->index];
-    return NVML_SUCCESS;
+    return emu_card_is_lost(*card) ? NVML_ERROR_GPU_IS_LOST : NVML_SUCCESS;
 }
 
 EMU_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
@@ -147,6 +151,11 @@ EMU_EXPORT nvmlReturn_t nvmlDeviceGetCount(unsigned *count) {
     return nvmlDeviceGetCount_v2(count);
 }
 
+static nvmlReturn_t give_handle(unsigned index, nvmlDevice_t *device) {
+    *device = &emu_nvml.devices[index];
+    return emu_card_is_lost(&emu_nvml.cards->cards[index]) ? NVML_ERROR_GPU_IS_LOST : NVML_SUCCESS;
+}
+
 EMU_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *device) {
     if (!emu_nvml_is_ready()) {
         return NVML_ERROR_UNINITIALIZED;
@@ -154,8 +163,7 @@ EMU_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice
     if (device == NULL || index >= emu_nvml.cards->settings.card_count) {
         return NVML_ERROR_INVALID_ARGUMENT;
     }
-    *device = &emu_nvml.devices[index];
-    return NVML_SUCCESS;
+    return give_handle(index, device);
 }
 
 EMU_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned index, nvmlDevice_t *device) {
@@ -170,8 +178,7 @@ EMU_EXPORT nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t
         char text[EMU_UUID_TEXT_BYTES];
         emu_uuid_text(emu_nvml.cards->cards[index].uuid, text);
         if (strcasecmp(text, uuid) == 0) {
-            *device = &emu_nvml.devices[index];
-            return NVML_SUCCESS;
+            return give_handle(index, device);
         }
     }
     return NVML_ERROR_NOT_FOUND;
@@ -185,8 +192,7 @@ EMU_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, nvm
     if (card < 0) {
         return NVML_ERROR_NOT_FOUND;
     }
-    *device = &emu_nvml.devices[card];
-    return NVML_SUCCESS;
+    return give_handle((unsigned)card, device);
 }
 
 EMU_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *bus_id, nvmlDevice_t *device) {

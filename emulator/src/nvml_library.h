@@ -27,7 +27,8 @@ bool emu_nvml_is_ready(void);
 /* Copy a text to the caller's room. */
 nvmlReturn_t emu_nvml_put_text(char *target, unsigned length, const char *text);
 
-/* The card of a handle; an error if the library is not ready, the handle is none, or `target` is NULL. */
+/* The card of a handle; an error if the library is not ready, the handle is none, or `target` is NULL, or the card is
+ * lost. */
 nvmlReturn_t emu_nvml_card(nvmlDevice_t device, const void *target, struct emu_card **card);
 
 #endif

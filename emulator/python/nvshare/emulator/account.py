@@ -143,11 +143,13 @@ class Copy:
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Return the emulator's driver library, for its own interface."""
     return ctypes.CDLL(str(library_directory() / "libcuda.so.1"))
 
 
-def _check(error: int, card: int) -> None:
+def check(error: int, card: int) -> None:
+    """Raise OSError unless a function of that interface returned 0."""
     if error != 0:
         raise OSError(error, f"{os.strerror(error)}: no emulated card {card} in this folder")
 
@@ -160,7 +162,7 @@ def accounts(card: int = 0) -> list[Account]:
     """
     room = (_Account * _MOST_ACCOUNTS)()
     count = ctypes.c_uint32(_MOST_ACCOUNTS)
-    _check(_library().nvshare_emulator_accounts(card, room, ctypes.byref(count)), card)
+    check(library().nvshare_emulator_accounts(card, room, ctypes.byref(count)), card)
     return [
         Account(
             pid=entry.pid,
@@ -192,7 +194,7 @@ def totals(card: int = 0) -> Card:
         OSError: there is no such card.
     """
     found = _Card()
-    _check(_library().nvshare_emulator_card(card, ctypes.byref(found)), card)
+    check(library().nvshare_emulator_card(card, ctypes.byref(found)), card)
     return Card(
         uuid=f"GPU-{uuid.UUID(bytes=bytes(found.uuid))}",
         total_bytes=found.total_bytes,
@@ -215,7 +217,7 @@ def turns(card: int = 0) -> list[Turn]:
     """
     room = (_Turn * _MOST_TURNS)()
     count = ctypes.c_uint32(_MOST_TURNS)
-    _check(_library().nvshare_emulator_turns(card, room, ctypes.byref(count)), card)
+    check(library().nvshare_emulator_turns(card, room, ctypes.byref(count)), card)
     return [Turn(pid=entry.pid, start_ns=entry.start_ns, end_ns=entry.end_ns) for entry in room[: count.value]]
 
 
@@ -227,7 +229,7 @@ def copies(card: int = 0) -> list[Copy]:
     """
     room = (_Copy * _MOST_COPIES)()
     count = ctypes.c_uint32(_MOST_COPIES)
-    _check(_library().nvshare_emulator_copies(card, room, ctypes.byref(count)), card)
+    check(library().nvshare_emulator_copies(card, room, ctypes.byref(count)), card)
     found = [
         Copy(pid=entry.pid, out=bool(entry.out), bytes=entry.bytes, start_ns=entry.start_ns, end_ns=entry.end_ns)
         for entry in room[: count.value]
@@ -241,4 +243,4 @@ def reset_peaks(card: int = 0) -> None:
     Raises:
         OSError: there is no such card.
     """
-    _check(_library().nvshare_emulator_reset_peaks(card), card)
+    check(library().nvshare_emulator_reset_peaks(card), card)
