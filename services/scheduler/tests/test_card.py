@@ -109,7 +109,7 @@ def test_a_process_that_is_no_client_lowers_the_capacity_and_is_named(make_desk:
     before = desk.arbiter.state.capacity_bytes(desk.policy)
     desk.sample(20 * GIB, {77: 20 * GIB})
     assert desk.arbiter.state.capacity_bytes(desk.policy) == before - 20 * GIB
-    assert "process 77 has 20.0 GiB" in desk.text("memory-foreign")
+    assert "process 77 has 20.0 GiB" in desk.text("unmanaged-process")
 
 
 def test_what_a_client_has_beside_its_footprint_lowers_the_capacity(make_desk: MakeDesk) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -330,13 +330,47 @@ async def test_what_a_client_says_about_its_memory_is_in_its_grant_and_in_status
     assert client.target_bytes >= 7 << 30
 
 
+UNMANAGED = """
+import ctypes, sys
+driver = ctypes.CDLL("libcuda.so.1")
+context, pointer = ctypes.c_void_p(), ctypes.c_void_p()
+assert driver.cuInit(0) == 0
+assert driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert driver.cuCtxSetCurrent(context) == 0
+assert driver.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(2 << 30)) == 0
+sys.stdin.read()
+"""
+
+
+async def test_a_process_without_nvshare_is_told_shown_and_lowers_the_capacity(node: Node) -> None:
+    before = await node.gpu()
+    events = Inbox()
+    await node.bus.subscribe(subjects.event(before.uuid, "unmanaged-process"), node_pb2.Event, events.receive)
+    await node.relay()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", UNMANAGED, env=node.environment(), stdin=asyncio.subprocess.PIPE
+    )
+    try:
+        told = await events.until(lambda event: True)
+        assert f"process {process.pid} (python" in told.text
+        gpu = await node.gpu()
+        assert gpu.capacity_bytes == before.capacity_bytes - told.bytes
+        assert told.bytes >= 2 << 30
+        [holder] = gpu.holders
+        assert (holder.pid, holder.unmanaged, holder.bytes) == (process.pid, True, told.bytes)
+        assert told.text in gpu.problems
+    finally:
+        process.kill()
+        await process.communicate()
+
+
 class BrokenDriver(Driver):
     """One GPU, whose memory cannot be read for a reason that nobody foresaw."""
 
     def __init__(self) -> None:
         self.gpus = (Gpu("GPU-broken", 0, "broken", 1 << 34),)
 
-    def sample(self, uuid: str) -> MemorySampled:
+    def sample(self, uuid: str, clients: Collection[int] = ()) -> MemorySampled:
         raise RuntimeError("unforeseen")
 
 

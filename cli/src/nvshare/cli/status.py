@@ -66,7 +66,8 @@ def render_status(reply: StatusReply) -> RenderableType:
         for client in gpu.clients:
             parts += _client_lines(client, allocations.get(client.allocation, Allocation()))
         parts += [Text(f"  problem: {problem}", style="bold red") for problem in gpu.problems]
-        parts += [Text(f"  {holder_words(holder)}", style="yellow") for holder in gpu.holders]
+        # What is unmanaged is a problem, and has been named as one.
+        parts += [Text(f"  {holder_words(one)}", style="yellow") for one in gpu.holders if not one.unmanaged]
     parts += _node_lines(reply)
     return Group(*parts)
 

@@ -6,7 +6,6 @@ Every call takes over one fact and then makes the plan anew (`plan.py`): who is 
 
 from __future__ import annotations
 
-from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.card import CardMemory
 from nvshare.scheduler.clients import key_of
 from nvshare.scheduler.model import (
@@ -22,6 +21,7 @@ from nvshare.scheduler.model import (
     RelayReported,
     Ticked,
 )
+from nvshare.scheduler.owners import unmanaged_words
 from nvshare.scheduler.plan import make_plan, repair
 from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.registry import take_relay_state, take_report, take_rulings
@@ -108,6 +108,7 @@ class Arbiter:
             events.append(PublishEvent("memory-freed", text, allocation, client, duration_ns=now_ns - ghost.died_ns))
         for stranger in card.strangers:
             if stranger.pid not in known:
-                text = f"process {stranger.pid} has {format_bytes(stranger.size_bytes)} on the card without nvshare"
-                events.append(PublishEvent("memory-foreign", text, size_bytes=stranger.size_bytes))
+                allocations = self.state.allocations.values()
+                text = unmanaged_words(stranger.pid, stranger.size_bytes, stranger.owner, allocations)
+                events.append(PublishEvent("unmanaged-process", text, size_bytes=stranger.size_bytes))
         return events

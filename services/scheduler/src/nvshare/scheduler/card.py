@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from nvshare.scheduler.clients import Client
-from nvshare.scheduler.model import MemorySampled
+from nvshare.scheduler.model import MemorySampled, Owner
 from nvshare.scheduler.policy import Policy
 
 
@@ -34,6 +34,7 @@ class Stranger:
 
     pid: int
     size_bytes: int
+    owner: Owner = field(default_factory=Owner)
 
 
 @dataclass(slots=True)
@@ -92,7 +93,8 @@ class CardMemory:
         living = {client.pid for client in clients}
         known = living | {ghost.pid for ghost in self.ghosts}
         others = [process for process in sample.processes if process.pid in by_pid and process.pid not in known]
-        self.strangers = [Stranger(process.pid, process.used_bytes) for process in others if process.alive]
+        strangers = [process for process in others if process.alive]
+        self.strangers = [Stranger(process.pid, process.used_bytes, process.owner) for process in strangers]
         dead = [process for process in others if not process.alive]
         began_ns = sample.started_ns
         self.ghosts += [Ghost("", process.pid, process.used_bytes, 0, began_ns, began_ns) for process in dead]

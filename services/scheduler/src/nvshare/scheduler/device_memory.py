@@ -11,7 +11,10 @@ from typing import Any
 
 import pynvml
 
-from nvshare.scheduler.model import MemorySampled, ProcessMemory
+from nvshare.scheduler.model import MemorySampled, Owner, ProcessMemory
+from nvshare.scheduler.owners import parse_owner
+
+_PROC = Path("/proc")
 
 
 class DriverError(Exception):
@@ -50,8 +53,11 @@ class Driver:
         if not self.gpus:
             raise DriverError("NVML knows no GPU: check the driver, or use an emulated node")
 
-    def sample(self, uuid: str) -> MemorySampled:
-        """The memory of one GPU now. Raises DriverError."""
+    def sample(self, uuid: str, clients: Collection[int] = ()) -> MemorySampled:
+        """The memory of one GPU now; of processes that are not `clients` (pids) also whose they are.
+
+        Raises DriverError.
+        """
         handle = self._handles[uuid]
         started_ns = time.monotonic_ns()
         try:
@@ -63,7 +69,9 @@ class Driver:
         except pynvml.NVMLError as error:
             raise DriverError(f"NVML does not answer for {uuid}: {error}") from error
         processes = tuple(
-            ProcessMemory(pid, min(size, after[pid]), Path(f"/proc/{pid}").exists())
+            ProcessMemory(
+                pid, min(size, after[pid]), (_PROC / str(pid)).exists(), Owner() if pid in clients else _owner(pid)
+            )
             for pid, size in before.items()
             if pid in after
         )
@@ -85,6 +93,15 @@ def _processes(handle: Any) -> dict[int, int]:
     with contextlib.suppress(pynvml.NVMLError_NotSupported):  # cards that only compute
         listed += pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle)
     return {int(process.pid): int(process.usedGpuMemory) for process in listed if process.usedGpuMemory is not None}
+
+
+def _owner(pid: int) -> Owner:
+    """What the kernel lets us know of it: less, or nothing, of another user's."""
+    texts = {"comm": "", "cgroup": ""}
+    for name in texts:
+        with contextlib.suppress(OSError):
+            texts[name] = (_PROC / str(pid) / name).read_text(errors="replace")
+    return parse_owner(texts["comm"], texts["cgroup"])
 
 
 def _text(answer: str | bytes) -> str:

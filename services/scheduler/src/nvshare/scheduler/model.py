@@ -204,6 +204,8 @@ class Allocation:
     weight: int = DEFAULT_WEIGHT
     priority: Priority = Priority.NORMAL
     core_burst: bool = False  # the core limit does not hold while nobody else wants the GPU
+    pod: str = ""  # `namespace/name`, where it is one's
+    pod_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,12 +276,22 @@ class GangsRuled:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a process is, as far as its host tells; what is not known is empty."""
+
+    command: str = ""
+    pod_uid: str = ""
+    container_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessMemory:
     """Bytes that the driver counts for one process, which may be dead."""
 
     pid: int
     used_bytes: int
     alive: bool = True
+    owner: Owner = Owner()
 
 
 @dataclass(frozen=True, slots=True)

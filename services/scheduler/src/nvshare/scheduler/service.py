@@ -303,7 +303,8 @@ class Scheduler:
     async def _sample(self, shared: SharedGpu) -> None:
         loop = asyncio.get_running_loop()
         try:
-            sample = await loop.run_in_executor(self._driver_thread, self._driver.sample, shared.gpu.uuid)
+            clients = frozenset(client.pid for client in shared.state.clients.values())
+            sample = await loop.run_in_executor(self._driver_thread, self._driver.sample, shared.gpu.uuid, clients)
         except DriverError as error:
             _log.warning("no memory sample", error=str(error))
             return

@@ -8,6 +8,7 @@ from nvshare.bus.quantities import format_bytes
 from nvshare.scheduler.clients import Client
 from nvshare.scheduler.device_memory import Gpu
 from nvshare.scheduler.model import ClientState, Link, Wait
+from nvshare.scheduler.owners import unmanaged_words
 from nvshare.scheduler.policy import SECOND_NS, Policy
 from nvshare.scheduler.state import ArbiterState
 from nvshare.v1 import client_pb2, control_pb2, node_pb2
@@ -21,7 +22,15 @@ def gpu_status(gpu: Gpu, state: ArbiterState, now_ns: int, policy: Policy) -> co
         for ghost in state.card.ghosts
     ]
     holders += [
-        control_pb2.MemoryHolder(pid=stranger.pid, bytes=stranger.size_bytes) for stranger in state.card.strangers
+        control_pb2.MemoryHolder(
+            pid=stranger.pid,
+            bytes=stranger.size_bytes,
+            unmanaged=True,
+            command=stranger.owner.command,
+            pod_uid=stranger.owner.pod_uid,
+            container_id=stranger.owner.container_id,
+        )
+        for stranger in state.card.strangers
     ]
     return control_pb2.GpuStatus(
         uuid=gpu.uuid,
@@ -147,6 +156,6 @@ def _problems(state: ArbiterState, clients: list[Client], now_ns: int, policy: P
         name = ghost.client.partition("/")[2] or f"process {ghost.pid}"
         yield f"{name} has ended and {format_bytes(ghost.size_bytes)} of its memory are still on the card"
     for stranger in state.card.strangers:
-        yield f"process {stranger.pid} has {format_bytes(stranger.size_bytes)} on the card without nvshare"
+        yield unmanaged_words(stranger.pid, stranger.size_bytes, stranger.owner, state.allocations.values())
     if state.refused_reports:
         yield f"{state.refused_reports} reports were refused: of unknown clients, or impossible"
