@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from nvshare.bus.node_client import NodeError
 from nvshare.bus.runtime import die_with_parent
@@ -30,6 +29,7 @@ from nvshare.cli.arguments import (
     with_emulate_number,
 )
 from nvshare.cli.bench.command import bench, demo
+from nvshare.cli.doctor.command import doctor
 from nvshare.cli.errors import CommandError
 from nvshare.cli.job import limit_fits
 from nvshare.cli.mode import change_sharing
@@ -40,6 +40,7 @@ from nvshare.cli.node_query import fetch_status, require_node, select_gpu
 from nvshare.cli.quota import Quota, change_words, find_allocation, set_quota, wanted_quota
 from nvshare.cli.run import JobOptions, run_job
 from nvshare.cli.status import render_status, sharing_words, status_document
+from nvshare.cli.terminal import console
 from nvshare.cli.up import run_node
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells answer
@@ -263,7 +264,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(status_document(reply), indent=2))
     else:
-        _console().print(render_status(reply))
+        console().print(render_status(reply))
 
 
 @app.command()
@@ -360,11 +361,7 @@ def quota_set(
 
 app.command()(bench)
 app.command()(demo)
-
-
-def _console() -> Console:
-    # Without a terminal rich assumes 80 columns and folds the tables; a log or a pipe has room.
-    return Console() if sys.stdout.isatty() else Console(width=200)
+app.command()(doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
