@@ -32,6 +32,13 @@ export NVSHARE_BUILD
 DIST ?= dist
 WHEEL = $(PIP) wheel --no-deps --no-build-isolation --no-cache-dir -w $(DIST)
 
+# What `make images` makes: from which image, under which tag, with which wheels (none: those of `make wheels`).
+# BASE=debian makes a base of Debian's packages, where none can be pulled.
+IMAGES ?= link scheduler device-plugin quota-watcher workload fake-kubelet fake-api-server
+BASE ?= python:3.11-slim
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' cli/pyproject.toml)
+WHEELS ?=
+
 # What `make bench` runs; `nvshare bench --list` shows what there is.
 SCENARIOS ?= solo-large solo-small pair-small pair-large-serial launch-overhead grant-latency
 
@@ -43,7 +50,7 @@ PYTEST := $(BIN)/pytest --budgets tests/budgets.toml
 SIDE_BY_SIDE := -n $(shell n=$$(nproc); [ "$$n" -gt 3 ] && echo 4 || echo 3) --dist loadfile
 HEAVY_SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup build demo test test-system soak lint format bench wheels clean
+.PHONY: help setup build demo test test-system soak lint format bench wheels images clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -115,6 +122,9 @@ wheels: setup ## Build the wheel of every distribution into dist/, libnvshare fo
 	@CC=$(CURDIR)/.ci/release-cc NVSHARE_GLIBC=2.17 $(WHEEL) ./libnvshare
 	@CC=$(CURDIR)/.ci/release-cc NVSHARE_GLIBC=2.28 $(WHEEL) $(addprefix ./,$(filter-out libnvshare,$(DISTRIBUTIONS)))
 	@ls $(DIST)/*.whl
+
+images: setup ## Build the container images; BASE=debian where none can be pulled
+	@BASE=$(BASE) TAG=$(TAG) WHEELS=$(WHEELS) images/build $(IMAGES)
 
 clean: ## Remove what was built, .venv included
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
