@@ -22,6 +22,14 @@ class AdmissionError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """Of a resource on the node: all devices, and the healthy ones."""
+
+    capacity: int
+    allocatable: int
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """As the plugin lists it. `nodes` are the NUMA nodes that it is near to."""
 

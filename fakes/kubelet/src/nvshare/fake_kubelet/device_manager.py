@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from nvshare.fake_kubelet.accounting import Accounts, AdmissionError, Device, Holding
+from nvshare.fake_kubelet.accounting import Accounts, AdmissionError, Capacity, Device, Holding
 from nvshare.fake_kubelet.changes import Changes
 from nvshare.fake_kubelet.checkpoint import CheckpointError, decode, encode
 from nvshare.fake_kubelet.options import Options
@@ -21,14 +21,6 @@ from nvshare.fake_kubelet.run_options import RunOptions, merge
 from nvshare.kubelet.device_plugin_pb2 import DevicePluginOptions
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """Of a resource on the node: all devices, and the healthy ones."""
-
-    capacity: int
-    allocatable: int
 
 
 @dataclass(slots=True)

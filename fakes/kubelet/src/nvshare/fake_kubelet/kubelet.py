@@ -1,6 +1,6 @@
 """A node's kubelet for tests: real sockets for device plugins, real answers, and no container behind them.
 
-Who also wants containers gives `nvshare.fake_kubelet.workers` a runner.
+Who also wants containers gives `nvshare.fake_kubelet.node` a runner.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Self
 
 import grpc.aio
 
-from nvshare.fake_kubelet.accounting import Accounts, AdmissionError, Holding
+from nvshare.fake_kubelet.accounting import Accounts, AdmissionError, Capacity, Holding
 from nvshare.fake_kubelet.changes import Changes
-from nvshare.fake_kubelet.device_manager import Capacity, DeviceManager
+from nvshare.fake_kubelet.device_manager import DeviceManager
 from nvshare.fake_kubelet.options import Options
 from nvshare.fake_kubelet.paths import CHECKPOINT, DEVICE_PLUGINS, POD_RESOURCES_SOCKET, REGISTRATION_SOCKET
 from nvshare.fake_kubelet.plugin_client import PluginError
@@ -60,6 +60,7 @@ class Kubelet:
         self.pods: dict[str, PodState] = {}
         self.boot_id = secrets.token_hex(8)
         self.started = False
+        self._starts = 0
         self._devices = DeviceManager(directory / CHECKPOINT, self.options, self.changes, self._active_pods)
         self._servers: list[grpc.aio.Server] = []
 
@@ -105,7 +106,7 @@ class Kubelet:
             await serve_registration(self.registration_socket, self.plugin_directory, self._devices.connect),
             await serve_pod_resources(self.pod_resources_socket, self, self.options),
         ]
-        self.started = True
+        self._starts += 1
         if admit_pods:
             await self.admit_again()
         self.changes.notify()
@@ -142,19 +143,31 @@ class Kubelet:
     async def admit(self, pod: Pod) -> None:
         """Takes a pod, and gives its containers their devices. Raises AdmissionError: the pod has failed for good."""
         state = self.pods.setdefault(pod.uid, PodState(pod))
-        try:
-            await self._devices.admit(pod, state.running | state.done)
-        except AdmissionError as error:
-            self._reject(state, error)
-            raise
+        while True:
+            await self.until_started()
+            start = self._starts
+            try:
+                await self._devices.admit(pod, state.running | state.done)
+            except AdmissionError as error:
+                if not self.started or self._starts != start:
+                    continue  # kubelet ended under it, and its successor admits the pod anew
+                if state.rejection is None:
+                    self._reject(state, error)
+                raise
+            if state.rejection is not None:
+                raise state.rejection
+            return
 
     async def admit_again(self) -> None:
-        """Admits all pods that have not ended, as kubelet does after its start. Those that fail have ended then."""
+        """Admits all pods that have not ended, as kubelet does after its start. Those that fail have ended then. Only
+        then it takes others, and starts containers."""
         for state in [state for state in self.pods.values() if not state.ended]:
             try:
                 await self._devices.admit(state.pod, state.running | state.done)
             except AdmissionError as error:
                 self._reject(state, error)
+        self.started = True
+        self.changes.notify()
 
     def _reject(self, state: PodState, error: AdmissionError) -> None:
         log.info("pod %s/%s was rejected: %s", state.pod.namespace, state.pod.name, error)
@@ -177,11 +190,11 @@ class Kubelet:
         state.running.add(name)
         return options
 
-    def end_container(self, pod_uid: str, name: str) -> None:
-        """The container's process has ended."""
+    def end_container(self, pod_uid: str, name: str, *, done: bool = True) -> None:
+        """The container's process has ended; `done`: an init container need not run again."""
         state = self.pods[pod_uid]
         state.running.discard(name)
-        if state.pod.container(name).kind is Kind.INIT:
+        if done and state.pod.container(name).kind is Kind.INIT:
             state.done.add(name)
 
     def end(self, pod_uid: str) -> None:
@@ -212,6 +225,10 @@ class Kubelet:
     async def until(self, condition: Callable[[], bool], timeout_seconds: float = 5.0) -> None:
         """Waits for what becomes true by an event here. Raises TimeoutError."""
         await self.changes.until(condition, timeout_seconds)
+
+    async def until_started(self) -> None:
+        """Waits until kubelet runs."""
+        await self.changes.until(lambda: self.started)
 
     async def until_allocatable(self, resource: str, count: int, timeout_seconds: float = 5.0) -> None:
         """Waits until the node has `count` healthy devices of `resource`. Raises TimeoutError with what it had."""

@@ -1,0 +1,29 @@
+"""Paths that are other ones elsewhere. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+
+@dataclass(frozen=True, slots=True)
+class PathMap:
+    """`pairs` of folders: as they are called here, and there. The deepest one counts."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, entries: Iterable[str]) -> PathMap:
+        """From `here=there` each. Raises ValueError."""
+        pairs = [tuple(entry.split("=", 1)) for entry in entries]
+        return cls(tuple((here, there) for here, there in pairs))
+
+    def __call__(self, path: str) -> str:
+        """What `path` is called there."""
+        pure = PurePosixPath(path)
+        fitting = [(here, there) for here, there in self.pairs if pure.is_relative_to(here)]
+        if not fitting:
+            return path
+        here, there = max(fitting, key=lambda pair: len(PurePosixPath(pair[0]).parts))
+        return str(PurePosixPath(there) / pure.relative_to(here))
