@@ -243,6 +243,7 @@ def emulated(tmp_path: Path) -> Iterator[Emulated]:
     made.end()
 
 
+@pytest.mark.heavy
 def test_c4_on_a_card_a_failure_and_the_recovery_are_seen_within_five_seconds(emulated: Emulated) -> None:
     assert emulated.hear() == [True, True]
     for failure in (["--xid", "79"], ["--xid", "48"]):

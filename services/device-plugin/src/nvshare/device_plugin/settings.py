@@ -11,6 +11,7 @@ from nvshare.bus.quantities import QuantityError, parse_bytes
 from nvshare.bus.subjects import valid_token
 from nvshare.device_plugin.allocator import Policy
 from nvshare.device_plugin.book import Rules
+from nvshare.device_plugin.health import IgnoredXids, SettingError, parse_ignored_xids
 from nvshare.device_plugin.injection import DeviceList, EmulatedCards, Injection, Injections
 from nvshare.device_plugin.node_shares import Waits
 from nvshare.device_plugin.quotas import Quota
@@ -51,6 +52,9 @@ class Settings(BaseSettings):
 
     gpu_memory: int = 0
     """A logical capacity of each GPU, as `16GiB`; 0: the whole card."""
+
+    ignored_xids: str = ""
+    """Xid errors that do not fail a GPU, beside those that programs cause: `63` one more, `-13` one less, or `all`."""
 
     overcommit: float = Field(default=0.0, ge=0, le=1000)
     """The memory that a GPU promises in all may not pass this multiple of its capacity; 0: no cap."""
@@ -117,6 +121,15 @@ class Settings(BaseSettings):
             raise ValueError(str(error)) from None
         return value
 
+    @field_validator("ignored_xids")
+    @classmethod
+    def _xids(cls, value: str) -> str:
+        try:
+            parse_ignored_xids(value)
+        except SettingError as error:
+            raise ValueError(str(error)) from None
+        return value
+
     @field_validator("node")
     @classmethod
     def _token(cls, value: str) -> str:
@@ -134,6 +147,11 @@ class Settings(BaseSettings):
     def gpu_indices(self) -> frozenset[int]:
         """Empty: all."""
         return frozenset(map(int, self.gpus.split(","))) if self.gpus else frozenset()
+
+    @property
+    def ignored(self) -> IgnoredXids:
+        """As `ignored_xids` says."""
+        return parse_ignored_xids(self.ignored_xids)
 
     @property
     def emulated(self) -> EmulatedCards | None:
