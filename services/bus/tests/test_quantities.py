@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvshare.bus.quantities import QuantityError, format_bytes, parse_bytes
+from nvshare.bus.quantities import QuantityError, format_bytes, parse_bytes, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,42 @@ def test_what_is_no_amount_gives_one_clear_line(text: str) -> None:
     with pytest.raises(QuantityError) as raised:
         parse_bytes(text)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected_bytes"),
+    [
+        ("4Gi", 4 * 2**30),
+        ("512Mi", 512 * 2**20),
+        ("0.5Gi", 2**29),
+        (".5Gi", 2**29),
+        ("1e9", 10**9),
+        ("1.5E3", 1500),
+        ("2E", 2 * 10**18),
+        ("128k", 128_000),
+        ("+1M", 10**6),
+        ("0.0001", 1),
+        ("0", 0),
+    ],
+)
+def test_a_quantity_of_kubernetes_is_read(text: str, expected_bytes: int) -> None:
+    assert parse_quantity(text) == expected_bytes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "abc", "4gi", "4 Gi", "4GiB", "512m", "4K", "1e999", "9" * 31, "9Ei", "4Gi\n", "٤Gi", "1e-3", "."],
+)
+def test_what_is_no_quantity_gives_one_clear_line(text: str) -> None:
+    with pytest.raises(QuantityError) as raised:
+        parse_quantity(text)
+    assert "\n" not in str(raised.value)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_quantity_or_a_quantity_error(text: str) -> None:
+    with contextlib.suppress(QuantityError):
+        assert parse_quantity(text) >= 0
 
 
 @given(st.text(max_size=30))

@@ -65,7 +65,7 @@ class FakeApiServer:
         self.requests: deque[Request] = deque(maxlen=_KEPT_REQUESTS)
         self.expired_as_answer = expired_as_answer
         self.bookmark_seconds = bookmark_seconds
-        self._token = token
+        self.token = token
         self._watches: set[Watch] = set()
         self._hanging: dict[int, asyncio.Event] = {}
         self._answering = asyncio.Event()
@@ -106,6 +106,11 @@ class FakeApiServer:
             await self._runner.cleanup()
             self._runner = None
 
+    @property
+    def watches(self) -> int:
+        """How many streams run."""
+        return len(self._watches)
+
     # What tests do to it
 
     def add(self, body: Object) -> Object:
@@ -124,7 +129,7 @@ class FakeApiServer:
         """Lets `action` happen to all watches that run now; returns how many those are."""
         for watch in self._watches:
             watch.end(Fault(action, code=code))
-        return len(self._watches)
+        return self.watches
 
     def remove_fault(self, number: int) -> None:
         """The requests that hang by it have their connections closed."""
@@ -147,7 +152,7 @@ class FakeApiServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         await self._answering.wait()
-        if self._token and request.headers.get("Authorization") != f"Bearer {self._token}":
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             raise ApiError(UNAUTHORIZED, "Unauthorized")
         target: Target | None = None
         verb, path = "get", request.path

@@ -10,6 +10,14 @@ _UNITS = {
 _AMOUNT = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,9}))?\s?([A-Za-z]{0,3})", re.ASCII)
 _LARGEST_BYTES = 2**63 - 1
 
+_QUANTITY_SUFFIXES = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
+}  # fmt: skip
+_QUANTITY = re.compile(
+    r"\+?([0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[eE]\+?([0-9]{1,2})|([A-Za-z]{0,2}))", re.ASCII
+)
+
 
 class QuantityError(ValueError):
     """A text that is not an amount of memory; its message is one line for people."""
@@ -27,6 +35,24 @@ def parse_bytes(text: str) -> int:
         raise QuantityError(f"{text[:40]!r} is not an amount of memory: write it like 4Gi, 512Mi or 1000000")
     whole, fraction = match[1], match[2] or ""
     amount: int = int(whole + fraction) * unit // 10 ** len(fraction)
+    if amount > _LARGEST_BYTES:
+        raise QuantityError(f"{text[:40]!r} is more memory than any GPU has")
+    return amount
+
+
+def parse_quantity(text: str) -> int:
+    """Bytes of a quantity as Kubernetes writes them: `4Gi`, `512Mi`, `0.5Gi`, `1e9`, `1000000`; a fraction of a byte is
+    rounded up.
+
+    Stricter than parse_bytes, because here a slip means another amount: letters must have Kubernetes's case, and `512m`
+    (half a byte) is refused. Raises QuantityError.
+    """
+    match = _QUANTITY.fullmatch(text)
+    factor = None if match is None else 10 ** int(match[2]) if match[2] else _QUANTITY_SUFFIXES.get(match[3])
+    if match is None or factor is None:
+        raise QuantityError(f"{text[:40]!r} is not an amount of memory as Kubernetes writes it")
+    whole, _, fraction = match[1].partition(".")
+    amount = -(-int(whole + fraction) * factor // 10 ** len(fraction))
     if amount > _LARGEST_BYTES:
         raise QuantityError(f"{text[:40]!r} is more memory than any GPU has")
     return amount
