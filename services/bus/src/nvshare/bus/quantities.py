@@ -52,7 +52,7 @@ def parse_quantity(text: str) -> int:
     if match is None or factor is None:
         raise QuantityError(f"{text[:40]!r} is not an amount of memory as Kubernetes writes it")
     whole, _, fraction = match[1].partition(".")
-    amount = -(-int(whole + fraction) * factor // 10 ** len(fraction))
+    amount: int = -(-int(whole + fraction) * factor // 10 ** len(fraction))
     if amount > _LARGEST_BYTES:
         raise QuantityError(f"{text[:40]!r} is more memory than any GPU has")
     return amount
