@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from nvshare.bus.api_access import Access, AccessError, find_access
 from nvshare.fake_api_server.server import FakeApiServer
-from nvshare.quota_watcher.access import Access, AccessError, find_access
 from nvshare.quota_watcher.api import Api, RefusedError, UnreachableError
 
 CERTIFICATES = Path(__file__).parent / "certificates"
@@ -159,3 +159,16 @@ def test_a_pod_without_a_service_account_says_so(tmp_path: Path) -> None:
 def test_an_address_that_is_none_says_how_to_write_it() -> None:
     with pytest.raises(AccessError, match="write it like"):
         find_access("localhost:8001", None, {})
+
+
+def test_the_namespace_is_that_of_the_context_or_of_the_pod(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, {"server": "https://example.com"}, {"token": "t"})
+    assert find_access("", path, {}).namespace == "default"
+    document = yaml.safe_load(path.read_text())
+    for context in document["contexts"]:
+        context["context"]["namespace"] = "team"
+    path.write_text(yaml.safe_dump(document))
+    assert find_access("", path, {}).namespace == "team"
+    for name in ("token", "ca.crt", "namespace"):
+        (tmp_path / name).write_text("team\n")
+    assert find_access("", None, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, tmp_path).namespace == "team"

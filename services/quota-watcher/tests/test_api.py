@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from nvshare.bus.api_access import Access
 from nvshare.fake_api_server.faults import Action, Fault
 from nvshare.fake_api_server.objects import pod
 from nvshare.fake_api_server.server import FakeApiServer
-from nvshare.quota_watcher.access import Access
 from nvshare.quota_watcher.api import Api, RefusedError, UnreachableError
 
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from nvshare.bus.api_access import Access
 from nvshare.fake_api_server.faults import Action, Fault
 from nvshare.fake_api_server.resources import EVENTS, Target
 from nvshare.fake_api_server.server import FakeApiServer
 from nvshare.fake_api_server.store import Store
-from nvshare.quota_watcher.access import Access
 from nvshare.quota_watcher.api import Api
 from nvshare.quota_watcher.event_writer import EventWriter
 from nvshare.quota_watcher.events import Notice

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from nvshare.bus.api_access import Access
 from nvshare.fake_api_server.objects import pod
 from nvshare.fake_api_server.server import FakeApiServer
-from nvshare.quota_watcher.access import Access
 from nvshare.quota_watcher.api import Api, Page
 from nvshare.quota_watcher.follower import Follower
 from nvshare.quota_watcher.listing import Change, Gone

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import ClientSession
 
+from nvshare.bus.api_access import Access
 from nvshare.fake_api_server.faults import Action, Fault
 from nvshare.fake_api_server.objects import pod
 from nvshare.fake_api_server.server import FakeApiServer
-from nvshare.quota_watcher.access import Access
 from nvshare.quota_watcher.api import Api
 from nvshare.quota_watcher.health import health_server
 from nvshare.quota_watcher.service import Watcher

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from nvshare.bus.api_access import Access
 from nvshare.fake_api_server.faults import Action, Fault
 from nvshare.fake_api_server.objects import pod
 from nvshare.fake_api_server.resources import EVENTS, PODS, Target
 from nvshare.fake_api_server.server import FakeApiServer
-from nvshare.quota_watcher.access import Access
 from nvshare.quota_watcher.annotations import CORE_LIMIT
 from nvshare.quota_watcher.api import Api, UnreachableError
 from nvshare.quota_watcher.service import Watcher

@@ -12,7 +12,7 @@ from typing import Any, Self
 import aiohttp
 from aiohttp.connector import AddrInfoType
 
-from nvshare.quota_watcher.access import Access, AccessError
+from nvshare.bus.api_access import Access, AccessError
 
 _CONNECT_SECONDS = 2.0
 _ANSWER_SECONDS = 15.0  # until an answer begins

@@ -1,4 +1,4 @@
-"""How to reach the API server: from inside of a cluster, by a kubeconfig file, or at a plain address."""
+"""How to reach the API server of Kubernetes: from inside of a cluster, by a kubeconfig file, or at a plain address."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class Access:
     client_key: bytes = b""
     tls_server_name: str | None = None
     verify: bool = True
+    namespace: str = "default"
+    """Where one is if one names none."""
     _context: ssl.SSLContext | None = field(default=None, repr=False)
     _context_of: int = 0  # when its ca_file was written, in ns
 
@@ -105,7 +107,10 @@ def in_cluster(environment: Mapping[str, str], account: Path = SERVICE_ACCOUNT) 
     if not token.is_file() or not authority.is_file():
         raise AccessError(f"the pod has no service account in {account}: set automountServiceAccountToken")
     address = f"[{host}]" if ":" in host else host
-    return Access(f"https://{address}:{port}", token_file=token, ca_file=authority)
+    namespace = "default"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        namespace = (account / "namespace").read_text().strip() or namespace
+    return Access(f"https://{address}:{port}", token_file=token, ca_file=authority, namespace=namespace)
 
 
 def from_kubeconfig(path: Path) -> Access:
@@ -138,6 +143,7 @@ def from_kubeconfig(path: Path) -> Access:
         client_key=_content(user, "client-key", folder),
         tls_server_name=cluster.get("tls-server-name"),
         verify=not cluster.get("insecure-skip-tls-verify", False),
+        namespace=str(context.get("namespace") or "default"),
     )
 
 
