@@ -16,8 +16,6 @@ from nvshare.quota_watcher.publisher import Publisher, QuotaBucket
 from nvshare.quota_watcher.watching import Policy
 from nvshare.v1.kubernetes_pb2 import PodNotice, PodQuota
 
-BUCKET = "nvshare-quotas"
-
 _READ_FIRST_SECONDS = 0.25
 _READ_AGAIN_SECONDS = 60.0
 
