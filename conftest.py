@@ -3,6 +3,7 @@
 Off unless pytest is given `--budgets FILE`, as `make test` does: one test alone on a slow machine is nobody's business.
 """
 
+import os
 import subprocess
 import time
 import tomllib
@@ -12,6 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A child that a test starts while gRPC's threads run would be aborted by gRPC between fork and exec.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # An example that the host was too busy for is no failure.
 settings.register_profile("nvshare", deadline=None, suppress_health_check=[HealthCheck.too_slow])

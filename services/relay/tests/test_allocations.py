@@ -39,6 +39,19 @@ def test_e15_members_that_an_earlier_version_did_not_write_have_their_defaults()
     assert (allocation.weight, allocation.priority, allocation.core_burst) == (100, "normal", False)
 
 
+def test_a_containers_pod_is_told_to_the_services() -> None:
+    pod = {"namespace": "default", "name": "web", "uid": "uid-1", "container": "app"}
+    text = json.dumps({**json.loads(GOOD.to_json()), "pod": pod})
+    told = parse_allocation(text, "run-1").to_message().pod
+    assert (told.namespace, told.name, told.uid, told.container) == ("default", "web", "uid-1", "app")
+
+
+@pytest.mark.parametrize("pod", [None, "web", {"namespace": 3}, {"namespace": "default", "name": "w" * 300}])
+def test_a_pod_that_cannot_be_read_is_left_out(pod: object) -> None:
+    text = json.dumps({**json.loads(GOOD.to_json()), "pod": pod})
+    assert not parse_allocation(text, "run-1").to_message().HasField("pod")
+
+
 def test_the_state_names_the_priority_by_its_number() -> None:
     message = GOOD.to_message()
     assert (message.weight, message.priority, message.core_burst) == (400, PRIORITY_LATENCY_CRITICAL, True)

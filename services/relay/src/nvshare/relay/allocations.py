@@ -32,11 +32,22 @@ _GPU = re.compile(r"(?:GPU|MIG)-[0-9a-f-]{36}", re.ASCII)  # as NVML prints them
 _MAX_GPUS = 64
 _MAX_REQUESTED_GPUS = 16
 _MAX_NAME_CHARACTERS = 64
+_MAX_POD_CHARACTERS = 253  # of a name in Kubernetes
 _MAX_BYTES = 2**63 - 1
 
 
 class AllocationError(ValueError):
     """A description or a request that cannot be honoured; the message is one line for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Whose container it is, in Kubernetes; `uid` and `container` may be empty."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +64,7 @@ class Allocation:
     weight: int = DEFAULT_WEIGHT
     priority: str = NORMAL
     core_burst: bool = False
+    pod: Pod | None = None
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -111,6 +123,7 @@ def parse_allocation(text: str, folder_name: str) -> Allocation:
         weight=_number({"weight": DEFAULT_WEIGHT, **document}, "weight"),
         priority=_text({"priority": NORMAL, **document}, "priority"),
         core_burst=_truth({"core_burst": False, **document}, "core_burst"),
+        pod=_pod(document.get("pod")),
     )
     if allocation.id != folder_name:
         raise AllocationError("its id is not the name of its folder")
@@ -149,6 +162,16 @@ def changed_allocation(allocation: Allocation, request: QuotaRequest) -> Allocat
     if request.HasField("core_burst"):
         changes["core_burst"] = request.core_burst
     return replace(allocation, **changes)
+
+
+def _pod(value: object) -> Pod | None:
+    """For people and for other services: nothing is decided by it, so what cannot be read is left out."""
+    if not isinstance(value, dict):
+        return None
+    texts = [value.get(member, "") for member in ("namespace", "name", "uid", "container")]
+    if not all(isinstance(text, str) and len(text) <= _MAX_POD_CHARACTERS for text in texts):
+        return None
+    return Pod(*texts)
 
 
 def _text(document: dict[str, object], member: str) -> str:
