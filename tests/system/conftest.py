@@ -73,9 +73,13 @@ def docker_answers() -> bool:
 
 
 @pytest.fixture(scope="session")
-def images(docker: None, wheels: list[Path]) -> str:
-    """The tag of the images that `make images` builds where none can be pulled."""
-    tag = "tested"
+def images(docker: None, request: pytest.FixtureRequest) -> str:
+    """The tag of the images that `make images` builds where none can be pulled; $NVSHARE_TESTED_TAG names some that are
+    there already.
+    """
+    if tag := os.environ.get("NVSHARE_TESTED_TAG"):
+        return tag
+    tag, wheels = "tested", request.getfixturevalue("wheels")
     make = ["make", "images", "BASE=debian", f"TAG={tag}", f"WHEELS={wheels[0].parent}"]
     made = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout + made.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nvshare.fake_kubelet.agent import Agent
 from nvshare.fake_kubelet.api_client import ApiClient
+from nvshare.fake_kubelet.docker_engine import DockerEngineRunner
 from nvshare.fake_kubelet.docker_runner import DockerRunner
 from nvshare.fake_kubelet.host_paths import HostPaths
 from nvshare.fake_kubelet.kubelet import Kubelet
@@ -62,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--token", default=os.environ.get("API_TOKEN", ""), help="bearer token for it (default: $API_TOKEN)")
     add("--address", default="127.0.0.1", help="where the API server reaches this node (default: %(default)s)")
     add("--label", action="append", default=[], metavar="KEY=VALUE", help="of the node's object; may be repeated")
-    add("--runner", choices=("process", "docker"), default="process", help="what containers are (default: %(default)s)")
+    add("--runner", choices=("process", "docker", "docker-engine"), default="process",
+        help="what containers are; docker-engine: of Docker, without its command (default: %(default)s)")  # fmt: skip
+    add("--host-pid", action="store_true", help="docker-engine: all containers see the host's processes")
     add("--path-variable", action="append", default=[], metavar="NAME=PATH",
         help="process: a variable that tells a program where PATH of its container is on the host")  # fmt: skip
     add(
@@ -96,7 +99,10 @@ async def _serve(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Node(kubelet, _runner(arguments), address=arguments.address, back_off=back_off) as node:
+    async with (
+        _runner(arguments) as runner,
+        Node(kubelet, runner, address=arguments.address, back_off=back_off) as node,
+    ):
         restarts = asyncio.Lock()
         background: set[asyncio.Task[None]] = set()
 
@@ -130,7 +136,13 @@ async def _until(stop: asyncio.Event, node: Node, arguments: argparse.Namespace)
             await agent
 
 
-def _runner(arguments: argparse.Namespace) -> Runner:
+def _runner(arguments: argparse.Namespace) -> contextlib.AbstractAsyncContextManager[Runner]:
+    if arguments.runner == "docker-engine":
+        return DockerEngineRunner(host_pid=arguments.host_pid)
+    return contextlib.nullcontext(_plain_runner(arguments))
+
+
+def _plain_runner(arguments: argparse.Namespace) -> Runner:
     if arguments.runner == "docker":
         return DockerRunner(
             program=arguments.docker, extra=arguments.docker_argument, host=PathMap.parse(arguments.docker_path)
