@@ -14,9 +14,7 @@ SOURCE = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_a_storm_of_threads_is_clean(
-    sanitizers: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_storm_of_threads_is_clean(sanitizers: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     options = {"NVSHARE_BUILD_TESTS": "ON", "NVSHARE_SANITIZE": sanitizers, "CMAKE_BUILD_TYPE": "Debug"}
     name = f"emulator-{sanitizers.split(',')[0]}"
     program = build(tmp_path_factory, name, SOURCE, "emulator-stress", **options) / "emulator-stress"

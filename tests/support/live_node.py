@@ -61,8 +61,8 @@ def wait_until(condition: Callable[[], T | None], seconds: float, what: str) -> 
 
 
 class Puppet:
-    """A program under nvshare that does what it is told (tests/programs/puppet.py). It starts while others do: the first
-    word to it waits until it has."""
+    """A program under nvshare that does what it is told (tests/programs/puppet.py). It starts while others do; the
+    first word to it waits until it has."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
