@@ -104,6 +104,15 @@ async def test_an_image_that_is_not_there_is_told(docker: Path, tmp_path: Path) 
     assert failure.value.reason == "ErrImageNeverPull"
 
 
+async def test_a_container_that_was_made_but_not_started_leaves_its_name_free(docker: Path, tmp_path: Path) -> None:
+    (tmp_path / "refuse").write_text("docker: Error response from daemon: mount failed")
+
+    with pytest.raises(StartError, match="mount failed"):
+        await DockerRunner(program=str(docker)).start(launch_of(Container("main", image="img")), tmp_path / "0.log")
+
+    assert (tmp_path / "removed").exists()
+
+
 async def test_docker_itself_may_be_missing(tmp_path: Path) -> None:
     runner = DockerRunner(program=str(tmp_path / "none"))
 

@@ -23,7 +23,6 @@ def docker_arguments(
     where docker's server is. Pure.
     """
     pod, container = launch.pod, launch.container
-    name = f"k8s_{container.name}_{pod.name}_{pod.namespace}_{pod.uid}_{launch.attempt}"
     labels = {
         **launch.annotations,
         "io.kubernetes.container.name": container.name,
@@ -31,7 +30,7 @@ def docker_arguments(
         "io.kubernetes.pod.namespace": pod.namespace,
         "io.kubernetes.pod.uid": pod.uid,
     }
-    arguments = ["run", "--detach", "--pull=never", f"--name={_NOT_IN_NAMES.sub('-', name)}"]
+    arguments = ["run", "--detach", "--pull=never", f"--name={container_name(launch)}"]
     arguments += [f"--label={key}={value}" for key, value in labels.items()]
     arguments += [f"--env={key}={value}" for key, value in launch.environment.items()]
     for mount in launch.mounts:
@@ -44,6 +43,13 @@ def docker_arguments(
     if entry:
         arguments.append(f"--entrypoint={entry}")
     return [*arguments, *extra, container.image, *rest, *launch.args]
+
+
+def container_name(launch: Launch) -> str:
+    """As kubelet once named docker's containers."""
+    pod = launch.pod
+    name = f"k8s_{launch.container.name}_{pod.name}_{pod.namespace}_{pod.uid}_{launch.attempt}"
+    return _NOT_IN_NAMES.sub("-", name)
 
 
 class DockerRunner:
@@ -68,6 +74,10 @@ class DockerRunner:
             name = await self._docker(*docker_arguments(launch, extra=self._extra, host=self._host))
         except OSError as error:
             raise StartError(f"cannot run {self._program}: {error}") from error
+        except StartError:
+            with contextlib.suppress(StartError):  # made, but not started, it would hold its name
+                await self._docker("rm", "--force", container_name(launch))
+            raise
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             follow = await asyncio.create_subprocess_exec(
