@@ -35,6 +35,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Reruns(budgets["reruns"]), "nvshare-reruns")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of the system, and puts them in front: each of their files takes longer than any other, so that
+    the processes which share the files would wait for one that begins late."""
+    system = [item for item in items if item.nodeid.startswith("tests/system/")]
+    for item in system:
+        item.add_marker(pytest.mark.system)
+    items[:] = system + [item for item in items if item not in system]
+
+
 class Reruns:
     """Gives the tests of folders that look at the clock more than one try: a shared host stands still now and then.
 

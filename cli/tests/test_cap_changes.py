@@ -12,12 +12,14 @@ SOLO_SPEED = 1000.0
 
 
 def run_of(*stretches: tuple[int, int]) -> CappedRun:
-    """A program that runs for so many ms in slots of so many percent of each 100 ms, one stretch after the other."""
+    """A program that runs for so many ms in slots of so many percent of each 100 ms, one stretch after the other. It
+    tells of its progress each millisecond that it runs."""
     points = [(0, 0)]
     for length_ms, percent in stretches:
         for _ in range(length_ms // 100):
-            time_ns, done = points[-1]
-            points += [(time_ns + percent * MS, done + percent), (time_ns + 100 * MS, done + percent)]
+            start_ns, done = points[-1]
+            points += [(start_ns + ms * MS, done + ms) for ms in range(1, percent + 1)]
+            points.append((start_ns + 100 * MS, done + percent))
     return CappedRun(points, SOLO_SPEED)
 
 
@@ -45,23 +47,40 @@ def test_a_cap_that_is_never_in_effect_counts_with_the_whole_phase() -> None:
     assert run.settled_seconds(CHANGED) == 4.0
 
 
-def test_a_cap_is_settled_when_the_speed_over_a_second_is_within_a_point() -> None:
-    # 950 ms after the change the second before has 10 ms of an old slot and all of ten new ones.
-    run = run_of((2000, 60), (4000, 30))
-    assert run.settled_seconds(CHANGED) == pytest.approx(0.95, abs=0.0051)
+def test_b9_a_cap_is_settled_when_the_speed_over_any_two_seconds_from_then_on_is_within_a_point() -> None:
+    # One more old slot: 40 ms after the change 20 ms of it are left, a point of 2 s, and 20 of the new ones.
+    run = run_of((2100, 60), (3900, 30))
+    assert run.settled_seconds(CHANGED) == pytest.approx(0.04, abs=0.0051)
+
+
+def test_seconds_that_are_off_and_make_up_for_each_other_are_settled() -> None:
+    run = run_of((2000, 60), (1000, 28), (1000, 32), (1000, 28), (1000, 32))
+    assert run.settled_seconds(CHANGED) == pytest.approx(0.0, abs=0.0051)
+
+
+def test_what_a_batch_is_of_two_seconds_is_no_error() -> None:
+    batch = 32  # iterations, 1.6 points of 2 s
+    points = [(n * 50 * MS, (n + 1) // 2 * batch) for n in range(121)]
+    assert CappedRun(points, SOLO_SPEED).settled_seconds(CHANGED) == pytest.approx(0.0, abs=0.0051)
 
 
 @pytest.mark.parametrize(
     ("stretches", "settled_seconds"),
     [
-        ([(2000, 60), (1500, 30), (100, 90), (2400, 30)], 2.58),
+        ([(2000, 60), (1500, 30), (100, 90), (2400, 30)], 1.57),
         ([(2000, 60), (3900, 30), (100, 90)], 4.0),
+        ([(2000, 60), (4000, 32)], 4.0),
     ],
 )
 def test_it_is_not_settled_before_it_was_off_for_the_last_time(
     stretches: Sequence[tuple[int, int]], settled_seconds: float
 ) -> None:
     assert run_of(*stretches).settled_seconds(CHANGED) == pytest.approx(settled_seconds, abs=0.0051)
+
+
+def test_a_phase_shorter_than_two_seconds_settles_nothing() -> None:
+    short = Phase(30, begun_ns=2 * SECOND_NS, ended_ns=3900 * MS)
+    assert run_of((2000, 60), (4000, 30)).settled_seconds(short) == pytest.approx(1.9)
 
 
 def test_the_error_under_a_cap_is_that_of_the_second_half() -> None:

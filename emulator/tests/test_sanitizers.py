@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from builds import build
 
 pytestmark = pytest.mark.heavy
 
@@ -13,17 +14,11 @@ SOURCE = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_a_storm_of_threads_is_clean(sanitizers: str, tmp_path: Path) -> None:
-    build = tmp_path / "build"
-    subprocess.run(
-        [
-            "cmake", "-S", SOURCE, "-B", build, "-G", "Ninja", f"-DPython3_EXECUTABLE={sys.executable}",
-            "-DNVSHARE_BUILD_TESTS=ON", f"-DNVSHARE_SANITIZE={sanitizers}", "-DCMAKE_BUILD_TYPE=Debug",
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    subprocess.run(["cmake", "--build", build, "--target", "emulator-stress"], check=True, capture_output=True)
+def test_a_storm_of_threads_is_clean(sanitizers: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    options = {"NVSHARE_BUILD_TESTS": "ON", "NVSHARE_SANITIZE": sanitizers, "CMAKE_BUILD_TYPE": "Debug"}
+    name = f"emulator-{sanitizers.split(',')[0]}"
+    program = build(tmp_path_factory, name, SOURCE, "emulator-stress", **options) / "emulator-stress"
     environment = {**os.environ, "NVSHARE_EMULATOR_DIR": str(tmp_path / "cards")}
-    storm = subprocess.run([build / "emulator-stress"], env=environment, capture_output=True, text=True, timeout=50)
+    storm = subprocess.run([program], env=environment, capture_output=True, text=True, timeout=50)
     assert storm.returncode == 0, storm.stdout + storm.stderr
     assert storm.stderr == ""

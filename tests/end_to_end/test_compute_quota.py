@@ -30,6 +30,7 @@ OPTIONS = ["--memory", "1GiB", "--cores", "30", "--weight", "400", "--priority",
 def test_b9_quotas_change_one_by_one_while_the_program_runs(make_node: MakeNode) -> None:
     node = make_node("--emulate", "1")
     puppet = node.puppet("program", options=OPTIONS)
+    puppet.do("launch 1000")
     wait_until(partial(is_described, node, GIVEN), 2, "what the program was started with")
     changes: list[tuple[list[str], dict[str, Any], str]] = [
         (["--cores", "60"], {"core_limit_percent": 60}, "cores 60 % (was 30 %)"),
@@ -52,7 +53,7 @@ def test_b9_quotas_change_one_by_one_while_the_program_runs(make_node: MakeNode)
 
 def test_b11_a_bad_share_is_refused_with_one_line_and_the_last_one_stays(make_node: MakeNode) -> None:
     node = make_node("--emulate", "1")
-    node.puppet("program", options=OPTIONS)
+    node.puppet("program", options=OPTIONS).do("launch 1000")
     wait_until(partial(is_described, node, GIVEN), 2, "what the program was started with")
     for option, bad in (("--cores", "0"), ("--cores", "-1"), ("--weight", "5000"), ("--priority", "abc")):
         done = node.nvshare("quota", "set", "program", option, bad)

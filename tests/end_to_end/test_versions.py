@@ -1,11 +1,11 @@
 """E15: libraries and services one version apart work both ways; the unknown is counted; status shows both builds."""
 
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from builds import build
 from live_node import GIB, MakeNode, wait_until
 from nvshare.bus.node_client import AllocationClient
 from nvshare.bus.node_directory import NodeDirectory
@@ -22,11 +22,8 @@ FIELD_OF_THE_NEXT_VERSION = bytes([0xF8, 0x3F, 0x01])  # field 1023, varint 1
 @pytest.fixture(scope="module", params=[0, 2], ids=["older", "newer"])
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """libnvshare of another version of the contract, built from this tree."""
-    folder = tmp_path_factory.mktemp("library")
-    build = f"protocol-{request.param}"
-    configure = ["cmake", "-S", str(ROOT / "libnvshare"), "-B", str(folder), "-G", "Ninja", f"-DNVSHARE_BUILD={build}"]
-    subprocess.run([*configure, f"-DCMAKE_C_FLAGS=-DNVS_PROTOCOL={request.param}u"], check=True, capture_output=True)
-    subprocess.run(["ninja", "-C", str(folder)], check=True, capture_output=True)
+    options = {"NVSHARE_PROTOCOL": str(request.param), "NVSHARE_BUILD": f"protocol-{request.param}"}
+    folder = build(tmp_path_factory, "library-other", ROOT / "libnvshare", **options)
     return request.param, folder / "libnvshare.so"
 
 

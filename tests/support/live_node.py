@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -54,26 +55,35 @@ def wait_until(condition: Callable[[], T | None], seconds: float, what: str) -> 
     while not (value := condition()):
         if time.monotonic() >= deadline:
             pytest.fail(f"{what} did not come true within {seconds} s")
-        time.sleep(0.005)
+        time.sleep(0.02)  # each look costs the host, on which the programs run, too
     assert value is not None
     return value
 
 
 class Puppet:
-    """A program under nvshare that does what it is told (tests/programs/puppet.py)."""
+    """A program under nvshare that does what it is told (tests/programs/puppet.py). It starts while others do; the
+    first word to it waits until it has."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.pid = int(self.answer()["pid"])
+
+    @functools.cached_property
+    def pid(self) -> int:
+        """Its process ID. Waits until it has started."""
+        return int(self._line()["pid"])
 
     def start(self, line: str) -> None:
         """Tell it to do something, without waiting for its answer."""
+        assert self.pid
         assert self.process.stdin is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> dict[str, Any]:
         """Its next answer."""
+        return self._line()
+
+    def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the program ended with {self.process.wait()}"
@@ -93,16 +103,15 @@ class Puppet:
         return time.monotonic_ns()
 
     def end(self) -> None:
-        for name in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                if name is not None:
-                    name.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
-        for pid in (self.pid, self.process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Leave nothing behind. One that is still busy would not hear that nobody talks to it any more."""
+        with contextlib.suppress(ProcessLookupError, AssertionError):  # it has ended, or never started
+            os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
 
 
 class Workload:

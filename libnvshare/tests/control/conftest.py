@@ -4,12 +4,10 @@ import json
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import struct
 import subprocess
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from builds import build
 from nvshare.v1.client_pb2 import Grant, Report
 
 GPU = "GPU-11111111-2222-3333-4444-555555555555"
@@ -29,31 +28,17 @@ DEADLINE_SECONDS = 15.0
 FOLDER = Path(__file__).parent
 
 
-def _tool(name: str) -> str:
-    path = shutil.which(name, path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
-    assert path is not None, f"{name} is missing: run `make setup`"
-    return path
-
-
-def _build(folder: Path, sanitize: str, *targets: str) -> Path:
-    ninja = _tool("ninja")
-    configure = [_tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DNVS_SANITIZE={sanitize}"]
-    for command in ([*configure, "-S", str(FOLDER), "-B", str(folder)], [ninja, "-C", str(folder), *targets]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, built with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return _build(tmp_path_factory.mktemp("address"), "address,undefined", "all")
+    return build(tmp_path_factory, "control-address", FOLDER, NVS_SANITIZE="address,undefined")
 
 
 @pytest.fixture(scope="session")
 def thread_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`control_program`, built with ThreadSanitizer."""
-    return _build(tmp_path_factory.mktemp("thread"), "thread", "control_program") / "control_program"
+    program = "control_program"
+    return build(tmp_path_factory, "control-thread", FOLDER, program, NVS_SANITIZE="thread") / program
 
 
 class LineFilter:

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import textwrap
 import threading
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from builds import build
 from nvshare.bus.frames import Connect, Frame, FrameParser, Info, Msg, Ping, Pong, Pub, Source, encode
 from nvshare.emulator import library_directory
 from nvshare.preload import library_path
@@ -297,44 +297,18 @@ def run(folder: Path) -> Iterator[Run]:
         program.close()
 
 
-def _tool(name: str) -> str:
-    path = shutil.which(name, path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
-    assert path is not None, f"{name} is missing: run `make setup`"
-    return path
-
-
-def _done(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def build(source: Path, folder: Path, **options: str) -> Path:
-    """Builds a CMake project into the folder."""
-    ninja = _tool("ninja")
-    settings = [f"-D{name}={value}" for name, value in options.items()]
-    _done(
-        *(_tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython3_EXECUTABLE={sys.executable}"),
-        *(*settings, "-S", str(source), "-B", str(folder)),
-    )
-    _done(ninja, "-C", str(folder))
-    return folder
-
-
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built C programs and their libraries."""
-    return build(PROGRAMS, tmp_path_factory.mktemp("programs"), EMULATOR=str(library_directory()))
+    return build(tmp_path_factory, "data-programs", PROGRAMS, EMULATOR=str(library_directory()))
 
 
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`sanitized("thread")`: the preload library built with a sanitizer, once a session."""
-    built: dict[str, Path] = {}
+    """`sanitized("thread")`: the preload library built with a sanitizer."""
 
     def library(sanitizer: str) -> Path:
-        if sanitizer not in built:
-            folder = tmp_path_factory.mktemp(sanitizer.split(",")[0])
-            built[sanitizer] = build(SOURCE, folder, NVSHARE_SANITIZE=sanitizer) / "libnvshare.so"
-        return built[sanitizer]
+        name = f"library-{sanitizer.split(',')[0]}"
+        return build(tmp_path_factory, name, SOURCE, NVSHARE_SANITIZE=sanitizer) / "libnvshare.so"
 
     return library

@@ -3,11 +3,10 @@
 import pytest
 from libnvshare.tests.data.conftest import Run, ScriptedRelay
 
-pytestmark = pytest.mark.alone
-
 MS = 1_000_000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("length_us", [100, 1000, 8000, 50_000])
 def test_a9_work_in_flight_is_bounded_in_time(length_us: int, relay: ScriptedRelay, run: Run) -> None:
     program = run(
@@ -48,6 +47,7 @@ def test_a9_the_first_launches_are_bounded_before_anything_is_known_of_them(rela
     program.end()
 
 
+@pytest.mark.alone
 def test_a9_the_card_never_runs_dry_within_the_window(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         """
@@ -66,6 +66,7 @@ def test_a9_the_card_never_runs_dry_within_the_window(relay: ScriptedRelay, run:
     program.end()
 
 
+@pytest.mark.alone
 def test_e2_one_launch_of_two_seconds_does_not_shrink_the_window(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         """
@@ -86,6 +87,7 @@ def test_e2_one_launch_of_two_seconds_does_not_shrink_the_window(relay: Scripted
     program.end()
 
 
+@pytest.mark.alone
 def test_a_phase_of_long_kernels_is_noticed_by_the_window(relay: ScriptedRelay, run: Run) -> None:
     program = run(
         """

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from libnvshare.tests.data.conftest import build
 
+from builds import build
 from nvshare.emulator import library_directory
 
 FOLDER = Path(__file__).parent
@@ -25,21 +25,23 @@ ARENA_PROCESS = FOLDER / "arena_process.py"
 TOTAL = 4 * SEGMENT  # of an arena
 
 
-def build_programs(folder: Path, sanitizer: str = "address,undefined") -> Path:
-    """Builds the programs into the folder."""
-    return build(FOLDER / "programs", folder, EMULATOR=str(library_directory()), NVS_SANITIZE=sanitizer)
+def build_programs(factory: pytest.TempPathFactory, sanitizer: str = "address,undefined") -> Path:
+    """Builds the programs; gives the folder."""
+    emulator = str(library_directory())
+    name = f"pool-{sanitizer.split(',')[0]}"
+    return build(factory, name, FOLDER / "programs", EMULATOR=emulator, NVS_SANITIZE=sanitizer)
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs, built with AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return build_programs(tmp_path_factory.mktemp("pool"))
+    return build_programs(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def thread_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, built with ThreadSanitizer."""
-    return build_programs(tmp_path_factory.mktemp("pool-thread"), "thread")
+    return build_programs(tmp_path_factory, "thread")
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:

@@ -12,9 +12,12 @@ import pytest
 
 from nvshare.bus.credentials import NodeKeys, ServiceCredential
 from nvshare.bus.frames import Connect, Err, Frame, FrameParser, Ping, Pong, Source, encode
+from nvshare.bus.hub_access import HubAccess
+from nvshare.bus.hub_server import HubOptions, HubServer
 from nvshare.bus.nats_server import MAX_PAYLOAD_BYTES, NatsServer
 
 GPU = "GPU-00000000-0000-0000-0000-000000000001"
+PASSWORD = "p:/w@#"
 
 
 @dataclass
@@ -99,3 +102,33 @@ async def connect(nats: NatsServer) -> AsyncIterator[ConnectBare]:
     yield open_one
     for client in clients:
         await client.close()
+
+
+@pytest.fixture
+async def hub_server(tmp_path: Path) -> AsyncIterator[HubServer]:
+    """A hub that runs."""
+    server = HubServer(hub_options(tmp_path / "store"), tmp_path / "hub")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def leaf(keys: NodeKeys, hub_server: HubServer, tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """The server of `node-1`, a leaf of the hub's."""
+    server = NatsServer(keys, tmp_path / "leaf", hub=hub_access(hub_server.leaf_url, "leaf-node-1"))
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def hub_options(store: Path) -> HubOptions:
+    """A hub for `node-1` and `node-2`; everybody's password is PASSWORD."""
+    nodes = {"node-1": PASSWORD, "node-2": PASSWORD}
+    return HubOptions(
+        store=store, port=-1, leaf_port=-1, nodes=nodes, watcher_password=PASSWORD, tool_password=PASSWORD
+    )
+
+
+def hub_access(url: str, user: str) -> HubAccess:
+    return HubAccess(url, user=user, secret=PASSWORD)

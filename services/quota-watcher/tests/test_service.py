@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from nvshare.fake_api_server.faults import Action, Fault
 from nvshare.fake_api_server.objects import pod
 from nvshare.fake_api_server.resources import EVENTS, PODS, Target
 from nvshare.fake_api_server.server import FakeApiServer
+from nvshare.quota_watcher import annotations
 from nvshare.quota_watcher.annotations import CORE_LIMIT
 from nvshare.quota_watcher.api import Api, UnreachableError
 from nvshare.quota_watcher.service import Watcher
@@ -242,6 +244,24 @@ async def test_e18_a_list_that_fails_half_way_removes_nothing(cluster: Cluster) 
     assert (cluster.bucket.cores(), cluster.bucket.deletes) == ({"a": 10, "b": 10, "c": 10}, [])
 
 
+async def test_a_pod_that_cannot_be_handled_keeps_no_other_from_its_quota(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = annotations.read
+
+    def fail_for_99(texts: Mapping[str, str], *rest: Any) -> annotations.Reading:
+        if texts.get(CORE_LIMIT) == "99":
+            raise RuntimeError("a bug")
+        return read(texts, *rest)
+
+    monkeypatch.setattr("nvshare.quota_watcher.ledger.read", fail_for_99)
+    cluster.add("a", "99")
+    cluster.add("b", "20")
+    async with cluster.watcher() as watcher:
+        await cluster.until({"b": 20})
+        assert watcher.failed_pods == 1
+
+
 async def test_b11_a_bad_value_makes_an_event_and_changes_nothing(cluster: Cluster) -> None:
     uid = cluster.add("web", "10")
     async with cluster.watcher():
@@ -304,7 +324,8 @@ async def test_a_watcher_that_starts_without_the_hub_waits_for_it(cluster: Clust
     cluster.bucket.away = True
     cluster.add("a", "10")
     async with cluster.watcher() as watcher:
-        await until(lambda: watcher.follower.active_at > 0)
+        begun = watcher.follower.active_at
+        await until(lambda: watcher.follower.active_at > begun)
         cluster.bucket.away = False
         await cluster.until({"a": 10})
 

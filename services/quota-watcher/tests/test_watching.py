@@ -219,14 +219,37 @@ def test_e18_a_list_that_was_not_read_to_its_end_removes_nothing(follower: Follo
     assert (len(follower.known), follower.gone_uids()) == (5, {})
 
 
-def test_a_list_whose_pages_expire_is_read_in_one(follower: Follower) -> None:
+def test_a_list_whose_pages_always_expire_is_read_in_one(follower: Follower) -> None:
     for name in "abcde":
         follower.add(name)
-    follower.step()
-    follower.add("f")
+    for number in range(10):
+        follower.step()
+        follower.add(f"later-{number}")
+        follower.store.compact()
+        if follower.machine.watching:
+            break
+    assert follower.machine.watching
+
+
+def test_a_deletion_while_pages_expired_is_found(follower: Follower) -> None:
+    uid = follower.add("a")
+    for name in "bcd":
+        follower.add(name)
+    follower.step()  # the page with a
+    follower.remove("a")
     follower.store.compact()
     follower.catch_up()
-    assert follower.known == follower.true
+    assert (follower.known, follower.gone_uids()) == (follower.true, {uid: 1})
+
+
+def test_what_is_known_is_no_news(follower: Follower) -> None:
+    follower.add("a")
+    follower.catch_up()
+    follower.add("b")
+    follower.look(twice=True)
+    follower.gone()
+    follower.catch_up()
+    assert len(follower.changes) == 2
 
 
 def test_a_page_that_fails_is_asked_for_again(follower: Follower) -> None:

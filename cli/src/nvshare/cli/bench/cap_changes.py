@@ -1,15 +1,17 @@
 """How fast a program follows a cap that changes while it runs, from its points of progress. Pure.
 
-A speed at a moment is that over the time before it, so what is said here is never earlier than it was.
+What is in effect is seen in the time before a moment, and what holds from then on in the time after it.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from nvshare.cli.bench.throughput import Progress, iterations_at
 
 PERIOD_NS = 100_000_000  # of one program's slots: whatever its cap, it has run for just that share of it
-SLIDING_NS = 1_000_000_000
+WINDOW_NS = 2_000_000_000  # over one second a slot that ends 10 ms late is a point already
 IN_EFFECT_POINTS = 10.0
 SETTLED_POINTS = 1.0
 STEP_NS = 5_000_000  # between two moments that are looked at
@@ -61,14 +63,22 @@ class CappedRun:
         return phase.seconds
 
     def settled_seconds(self, phase: Phase) -> float:
-        """From the request until the speed over a second was within 1 point of the cap and stayed so; the whole phase
-        where it was not at its end."""
-        settled_ns = phase.ended_ns
-        for time_ns in range(phase.ended_ns, phase.begun_ns - 1, -STEP_NS):
-            if self._error_points(phase, time_ns - SLIDING_NS, time_ns) > SETTLED_POINTS:
+        """From the request until the moment from which on the speed over any 2 s is within a point of the cap, and as
+        much more as a batch is of that time; the whole phase where there is no such moment 2 s before its end."""
+        settled_seconds = phase.seconds
+        for since_ns in range(phase.ended_ns - WINDOW_NS, phase.begun_ns - 1, -STEP_NS):
+            most_points = SETTLED_POINTS + 100 * self._batch_ns / WINDOW_NS
+            if self._error_points(phase, since_ns, since_ns + WINDOW_NS) > most_points:
                 break
-            settled_ns = time_ns
-        return (settled_ns - phase.begun_ns) / 1e9
+            settled_seconds = (since_ns - phase.begun_ns) / 1e9
+        return settled_seconds
+
+    @functools.cached_property
+    def _batch_ns(self) -> float:
+        """How long the most work between two points of progress takes alone: so much of it is on either side of a
+        moment between them."""
+        most = max(later - earlier for (_, earlier), (_, later) in pairwise(self.progress))
+        return most / self.solo_speed * 1e9
 
     def settled_error_points(self, phase: Phase) -> float:
         """The difference between speed and cap over the settled part."""

@@ -1,4 +1,9 @@
-"""`nvshare bench` and `nvshare demo`."""
+"""`nvshare bench` and `nvshare demo`.
+
+The scenarios, and what they run on, are loaded where one is named: every `nvshare run` loads this module.
+"""
+
+from __future__ import annotations
 
 import asyncio
 import json
@@ -6,7 +11,7 @@ import signal
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,13 +27,13 @@ from nvshare.cli.arguments import (
     time_sharing_name,
 )
 from nvshare.cli.bench.kinds_of_work import KINDS_OF_WORK, PLAIN
-from nvshare.cli.bench.mps import control_program
 from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
 from nvshare.cli.bench.rhythms import RHYTHMS
-from nvshare.cli.bench.runner import SCENARIOS, find_scenario, run_scenario
-from nvshare.cli.bench.scenario import Scenario
 from nvshare.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from nvshare.cli.bench.scenario import Scenario
 
 FAILED = 1
 
@@ -103,6 +108,8 @@ def bench(
     - `nvshare bench solo-small pair-small --emulate`
     - `nvshare bench grant-latency --emulate --clients 32 --json latency.json`
     """
+    from nvshare.cli.bench.runner import SCENARIOS, find_scenario
+
     if list_scenarios:
         for scenario in SCENARIOS.values():
             typer.echo(f"{scenario.name:20} {scenario.text}")
@@ -142,6 +149,9 @@ def bench(
 
 def _check_mps(scenarios: Sequence[Scenario], *, emulated: bool) -> None:
     """Raises CommandError where --mps cannot be followed."""
+    from nvshare.cli.bench.mps import control_program
+    from nvshare.cli.bench.runner import SCENARIOS
+
     without = [scenario.name for scenario in scenarios if not scenario.mps]
     if without:
         known = ", ".join(scenario.name for scenario in SCENARIOS.values() if scenario.mps)
@@ -182,6 +192,8 @@ def demo() -> None:
 
 
 def _run_and_show(name: str, options: BenchOptions) -> Result:
+    from nvshare.cli.bench.runner import find_scenario
+
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     errors = Console(stderr=True)
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
@@ -195,6 +207,8 @@ def _run_and_show(name: str, options: BenchOptions) -> Result:
 
 async def _run_until_terminated(name: str, options: BenchOptions, steps: ShownSteps) -> Result:
     """Run a scenario; SIGTERM ends it as Ctrl-C does, with its programs and its node. Raises KeyboardInterrupt then."""
+    from nvshare.cli.bench.runner import run_scenario
+
     task = asyncio.ensure_future(run_scenario(name, options, steps))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:

@@ -34,7 +34,7 @@ async def run_quota_live(options: BenchOptions, steps: Steps) -> Findings:
     """A busy program whose cap goes from 60 to 30, 90 and 60 %, between two runs without nvshare.
 
     `effect_seconds` is the longest time from a request until the speed over a period of 100 ms is within 10 points of
-    the new cap, `settled_seconds` until the speed over a second is within 1 point and stays so;
+    the new cap, `settled_seconds` until the speed over any 2 s from then on is within 1 point and a batch;
     `max_quota_error_points` the largest difference in the second half of the time under each cap.
     """
     steps.expect(2 + len(CAPS_PERCENT))

@@ -6,13 +6,16 @@ a ghost: it would tell of the past as if it were now.
 
 nats-py must be told so: `pending_size=0` (else publishes are kept and sent after a reconnect),
 `max_reconnect_attempts=-1` (else it gives up), short waits, an inbox prefix of our own.
+
+What is kept for others is at the hub: `nvshare.bus.hub`.
 """
 
+import asyncio
 import functools
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import nats.aio.client
 import nats.errors
@@ -23,15 +26,21 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from nats.aio.msg import Msg
 
 from nvshare.bus.credentials import ServiceCredential
+from nvshare.bus.hub_access import HubAccess
 from nvshare.bus.trace import HEADER, current_traceparent, valid_traceparent
 
 _RECONNECT_WAIT_SECONDS = 0.1
 _PING_SECONDS = 5
+_CLOSE_SECONDS = 0.5
 
 MessageT = TypeVar("MessageT", bound=Message)
 Handler = Callable[[str, MessageT], Awaitable[None] | None]
 
 _log = structlog.get_logger()
+
+
+class AwayError(TimeoutError):
+    """Nobody answered: the server, or who is asked behind it, is away."""
 
 
 class Bus:
@@ -69,21 +78,40 @@ class Bus:
         """
         credential = ServiceCredential.from_text(jwt)
         bus = cls(name, on_reconnect)
-        await bus._client.connect(
+        await bus._open(
             url,
-            name=name,
             user_jwt_cb=lambda: bytearray(credential.jwt.encode()),
             signature_cb=credential.signature,
+            inbox_prefix=credential.inbox or f"_INBOX.{name}",
+        )
+        return bus
+
+    @classmethod
+    async def connect_hub(
+        cls,
+        access: HubAccess,
+        *,
+        name: str,
+        on_reconnect: Callable[[], Awaitable[None] | None] | None = None,
+    ) -> "Bus":
+        """Connects to the hub itself, as one does who is on no node; waits for as long as it is not there."""
+        bus = cls(name, on_reconnect)
+        await bus._open(access.url, inbox_prefix=access.inbox(name), **access.options())
+        return bus
+
+    async def _open(self, url: str, **options: Any) -> None:
+        await self._client.connect(
+            url,
+            name=self._name,
             pending_size=0,
             max_reconnect_attempts=-1,
             reconnect_time_wait=_RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # annotated int, used as seconds of sleep
             ping_interval=_PING_SECONDS,
-            inbox_prefix=f"_INBOX_{name}",
-            error_cb=bus._errored,
-            disconnected_cb=bus._disconnected,
-            reconnected_cb=bus._reconnected,
+            error_cb=self._errored,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            **options,
         )
-        return bus
 
     @property
     def connected(self) -> bool:
@@ -105,6 +133,50 @@ class Bus:
             self.dropped_messages += 1
             _log.debug("message dropped", subject=subject, error=type(error).__name__)
 
+    async def request(
+        self, subject: str, payload: bytes, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        """The answer to `payload`. Raises AwayError when none comes in time, or nobody listens."""
+        try:
+            # Without its own timeout, a wait_for, which loses a cancellation that comes with the answer (Python 3.11).
+            async with asyncio.timeout(timeout_seconds):
+                return await self._client.request(
+                    subject,
+                    payload,
+                    timeout=None,  # type: ignore[arg-type]  # annotated float, handed to wait_for
+                    headers=None if headers is None else dict(headers),
+                )
+        except (TimeoutError, nats.errors.Error, OSError) as error:
+            raise AwayError(f"no answer on {subject}: {type(error).__name__}") from error
+
+    async def ask(self, subject: str, payload: bytes, reply: str) -> None:
+        """Sends `payload`; what answers goes to `reply`. Raises AwayError when the server is away."""
+        try:
+            await self._client.publish(subject, payload, reply=reply)
+        except (nats.errors.Error, OSError) as error:
+            raise AwayError(f"cannot ask {subject}: {type(error).__name__}") from error
+
+    async def acknowledge(self, subject: str, outcome: bytes) -> None:
+        """Tells the hub what became of a message that it keeps; while the server is away it asks again by itself."""
+        try:
+            await self._client.publish(subject, outcome)
+        except (nats.errors.Error, OSError) as error:
+            _log.debug("not acknowledged", subject=subject, error=type(error).__name__)
+
+    async def open_inbox(self, receive: Callable[[Msg], Awaitable[None]]) -> tuple[str, Callable[[], Awaitable[None]]]:
+        """A new subject that answers can go to, and how to close it. `receive` gets what arrives there."""
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox, cb=receive)
+
+        async def close() -> None:
+            try:
+                await subscription.unsubscribe()
+                await self.flush(_CLOSE_SECONDS)  # what the hub sends there from now on would be lost
+            except (TimeoutError, nats.errors.Error, OSError) as error:
+                _log.debug("an inbox is not closed at the server", error=type(error).__name__)
+
+        return inbox, close
+
     async def subscribe(self, subject: str, message_type: type[MessageT], handler: Handler[MessageT]) -> None:
         """Calls `handler(subject, message)` for each message on `subject`, one after the other, in the order of
         arrival.
@@ -113,7 +185,7 @@ class Bus:
         """
 
         async def receive(received: Msg) -> None:
-            message = self._parse(subject, message_type, received)
+            message = self.parse(subject, message_type, received.data, received.subject)
             if message is None:
                 return
             traceparent = (received.headers or {}).get(HEADER, "")
@@ -148,17 +220,20 @@ class Bus:
                 _log.debug("closing without a last flush")
         await self._client.close()
 
-    def _parse(self, subscribed: str, message_type: type[MessageT], received: Msg) -> MessageT | None:
+    def parse(self, source: str, message_type: type[MessageT], data: bytes, sent_on: str) -> MessageT | None:
+        """The message that `data` is. One that cannot be parsed (None), or has unknown fields, is counted, and the
+        first of its kind from `source` logged.
+        """
         try:
-            message = message_type.FromString(received.data)
+            message = message_type.FromString(data)
         except DecodeError:
             self.malformed_messages += 1
-            self._log_once("malformed message", subscribed, message_type, sent_on=received.subject)
+            self._log_once("malformed message", source, message_type, sent_on=sent_on)
             return None
         if has_unknown_fields(message):
             self.unknown_messages += 1
             event = "message has fields that this build does not know"
-            self._log_once(event, subscribed, message_type, sent_on=received.subject)
+            self._log_once(event, source, message_type, sent_on=sent_on)
         return message
 
     def _log_once(

@@ -18,6 +18,7 @@ import binascii
 import enum
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ CLIENT_PAYLOAD_BYTES = 16 * 1024
 """Largest message that a client or a user may publish (docs/protocol.md)."""
 
 _UNLIMITED = -1
+_INBOXES = "_INBOX."
+_ARMOUR = re.compile(r"-{3,}[^-\n]*BEGIN[^-\n]*-{3,}\s*([A-Za-z0-9._-]+?)\s*-{3,}[^-\n]*END", re.ASCII)
 _CLIENT_SUBSCRIPTIONS = 64  # one for each GPU that the process uses, with room
 
 
@@ -101,8 +104,9 @@ class Signer:
         if not valid_token(name):
             raise CredentialError(f"{name[:80]!r} is no name of a service: use A-Z a-z 0-9 _ -")
         own = {
-            "pub": {"allow": ["nvshare.v1.>"]},
-            "sub": {"allow": ["nvshare.v1.>"]},
+            # What is kept for others is asked of the hub, whose answers come to this service's own inbox.
+            "pub": {"allow": ["nvshare.v1.>", "$JS.*.API.>", "$JS.ACK.>"]},
+            "sub": {"allow": ["nvshare.v1.>", f"{service_inbox(self.node, name)}.>"]},
             "subs": _UNLIMITED,
             "data": _UNLIMITED,
             "payload": _UNLIMITED,
@@ -169,6 +173,34 @@ class ServiceCredential:
         """One line, for a file of mode 0600: the token's three parts and the key's secret, with dots between."""
         return f"{self.jwt}.{_base64(self.key.secret).decode()}"
 
+    @property
+    def inbox(self) -> str | None:
+        """The inbox that the token lets its service subscribe to; None: it names none."""
+        body = self.jwt.split(".")[1]
+        try:
+            claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+            allowed = claims["nats"].get("sub", {}).get("allow", [])
+            return next(
+                (str(one)[:-2] for one in allowed if str(one).startswith(_INBOXES) and one.endswith(".>")), None
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    @classmethod
+    def from_creds(cls, text: str) -> "ServiceCredential":
+        """Reads a file of credentials as `nsc` writes it (a JWT and a seed in armour). Raises CredentialError."""
+        blocks = _ARMOUR.findall(text)
+        if len(blocks) < 2:
+            raise CredentialError("the credentials cannot be read: a JWT and a seed are missing")
+        try:
+            seed = base64.b32decode(blocks[1] + "=" * (-len(blocks[1]) % 8))
+        except ValueError:
+            seed = b""
+        # Two bytes say that it is a seed, and whose; two more are a checksum.
+        if len(seed) != 36 or binascii.crc_hqx(seed[:-2], 0).to_bytes(2, "little") != seed[-2:]:
+            raise CredentialError("the credentials cannot be read: their seed is none")
+        return cls(blocks[0], SigningKey(Role.USER, seed[2:34]))
+
     @classmethod
     def from_text(cls, text: str) -> "ServiceCredential":
         """Reads what `to_text` wrote. Raises CredentialError."""
@@ -223,6 +255,11 @@ class NodeKeys:
         )
 
 
+def service_inbox(node: str, service: str) -> str:
+    """Where answers from the hub go to a service of a node: the prefix of their subjects."""
+    return f"{_INBOXES}node.{node}.{service}"
+
+
 def _client_permissions() -> tuple[list[str], list[str]]:
     own = "nvshare.v1.gpu.*.alloc.{{tag(allocation)}}.client.{{name()}}"
     return [f"{own}.report"], [f"{own}.grant"]
@@ -248,7 +285,6 @@ def _scope(key: str, role: str, publish: list[str], subscribe: list[str]) -> dic
 
 
 def _account_claims(signing_keys: list[Any]) -> dict[str, Any]:
-    # `leaf` is left out: none. A later issue gives the node's leaf connection an account limit of its own.
     limits = {
         "subs": _UNLIMITED,
         "data": _UNLIMITED,
@@ -257,6 +293,7 @@ def _account_claims(signing_keys: list[Any]) -> dict[str, Any]:
         "exports": _UNLIMITED,
         "wildcards": True,
         "conn": _UNLIMITED,
+        "leaf": _UNLIMITED,  # the node's server is a leaf of the hub's; it lets none in
     }
     return {"limits": limits, "signing_keys": signing_keys, "type": "account", "version": 2}
 

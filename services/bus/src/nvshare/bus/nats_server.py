@@ -8,19 +8,25 @@ messages and is cut off after two seconds, and does not slow the writer (`no_fas
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from nvshare.bus.credentials import NodeKeys
+from nvshare.bus.hub_access import HubAccess
+from nvshare.bus.node_directory import write_atomically
 from nvshare.bus.runtime import die_with_parent
 
 MAX_PAYLOAD_BYTES = 2**20
 """Largest message of a service (a node's whole state); clients and users have a lower limit in their tokens."""
 
+_LEAF_RECONNECT = "250ms"
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.005
@@ -30,8 +36,21 @@ class NatsServerError(RuntimeError):
     """The server cannot run; the message is one line that says what to do."""
 
 
-def configuration(keys: NodeKeys, *, port: int, ports_directory: Path) -> str:
-    """Text of the server's configuration file: only public tokens, no secret. `port` -1 lets the system choose one."""
+NOT_ACROSS_THE_LEAF = (
+    "nvshare.v1.gpu.*.alloc.>",
+    "nvshare.v1.gpu.*.plan",
+    "nvshare.v1.node.*.relay",
+    "nvshare.v1.node.*.user.>",
+)
+"""What stays on the node whatever the hub allows: reports and grants, plans, what the relay knows, users' requests and
+their answers. Nobody beyond the node may read it, and nobody may send it to the node (decision 0015).
+"""
+
+
+def configuration(keys: NodeKeys, *, port: int, ports_directory: Path, hub: HubAccess | None = None) -> str:
+    """Text of the server's configuration file. `port` -1 lets the system choose one. Without a `hub` there is no secret
+    in it; with one, the password that it may have. Raises HubAccessError.
+    """
     return f"""\
 server_name: {json.dumps(keys.node)}
 host: "127.0.0.1"
@@ -51,6 +70,30 @@ write_deadline: "2s"
 no_fast_producer_stall: true
 ping_interval: "5s"
 ping_max: 2
+""" + ("" if hub is None else _leaf(keys, hub))
+
+
+def _leaf(keys: NodeKeys, hub: HubAccess) -> str:
+    """The part of the configuration that makes the server a leaf of the hub's."""
+    denied = json.dumps(NOT_ACROSS_THE_LEAF)
+    remote = [
+        f"url: {json.dumps(hub.leaf_url())}",
+        f"account: {keys.account}",
+        f"deny_imports: {denied}",
+        f"deny_exports: {denied}",
+    ]
+    if hub.credentials_file is not None:
+        remote.append(f"credentials: {json.dumps(str(hub.credentials_file.absolute()))}")
+    if hub.ca_file is not None:
+        remote.append(f"tls: {{ ca_file: {json.dumps(str(hub.ca_file.absolute()))} }}")
+    inner = "\n    ".join(remote)
+    return f"""\
+leafnodes: {{
+  reconnect: "{_LEAF_RECONNECT}"
+  remotes: [ {{
+    {inner}
+  }} ]
+}}
 """
 
 
@@ -65,17 +108,27 @@ def find_binary() -> Path:
     return Path(found)
 
 
-class NatsServer:
-    """One nats-server process with its files in `directory`. A second `start` uses the first one's port again.
+class ServerProcess:
+    """One nats-server process with its files in `directory`, configured by the text that `configure(port)` returns.
+    `port` -1 lets the system choose one; a second `start` uses the first one's again.
 
-    `log` takes the server's own output; None drops it.
+    `log` takes the server's own output; None drops it. `environment` is added to ours, for what the text leaves to it.
     """
 
-    def __init__(self, keys: NodeKeys, directory: Path, *, log: IO[bytes] | None = None) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        directory: Path,
+        configure: Callable[[int], str],
+        *,
+        port: int = -1,
+        log: IO[bytes] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._directory = directory
+        self._configure = configure
         self._log = log
-        self._port = -1
+        self._port = port
+        self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -99,12 +152,13 @@ class NatsServer:
         for stale in self._directory.glob("*.ports"):
             stale.unlink()
         path = self._directory / "nats-server.conf"
-        path.write_text(configuration(self._keys, port=self._port, ports_directory=self._directory))
+        write_atomically(path, self._configure(self._port), mode=0o600)  # a password for the hub may be in it
         output = asyncio.subprocess.DEVNULL if self._log is None else self._log
         self._process = await asyncio.create_subprocess_exec(
             binary,
             "-c",
             path,
+            env={**os.environ, **self._environment},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -162,6 +216,26 @@ class NatsServer:
         except (OSError, ValueError, LookupError):  # not written yet, or half
             return None
         return int(address.rsplit(":", 1)[1])
+
+
+class NatsServer(ServerProcess):
+    """A node's nats-server; with a `hub`, a leaf of it."""
+
+    def __init__(
+        self,
+        keys: NodeKeys,
+        directory: Path,
+        *,
+        log: IO[bytes] | None = None,
+        port: int = -1,
+        hub: HubAccess | None = None,
+    ) -> None:
+        super().__init__(
+            directory,
+            lambda chosen: configuration(keys, port=chosen, ports_directory=directory, hub=hub),
+            log=log,
+            port=port,
+        )
 
 
 async def _answers(port: int) -> bool:

@@ -87,6 +87,11 @@ def relay(node: str) -> str:
     return f"{_PREFIX}.node.{_token(node)}.relay"
 
 
+def notice(node: str) -> str:
+    """Subject of what the node wants said on pods."""
+    return f"{_PREFIX}.node.{_token(node)}.notice"
+
+
 def user(node: str, uid: int, verb: str) -> str:
     """Subject of one user's requests of one verb."""
     return f"{_PREFIX}.node.{_token(node)}.user.{_uid(uid)}.{_token(verb)}"

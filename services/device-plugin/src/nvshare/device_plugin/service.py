@@ -31,7 +31,9 @@ from nvshare.device_plugin.settings import Settings
 
 _SPACING_SECONDS = 0.25  # between two reconciliations that something asked for
 _BUSY_SECONDS = 1.0
+_MISSES = 2  # in a row: kubelet may be just about to take it over
 _NEW_SECONDS = 2.0  # after a registration kubelet need not know the list yet
+_MOST_SECONDS = 300.0  # a kubelet that never shows what it was told is not asked to listen again and again
 
 _log = structlog.get_logger()
 
@@ -47,13 +49,14 @@ class DevicePlugin:
         self._changed = asyncio.Event()
         self._known = asyncio.Event()  # the driver has answered
         self._quotas = KnownQuotas()
-        self._relay = RelayView()
+        self.relay = RelayView()
         self._notices = Notices()
         self._pod_resources = PodResources(settings.pod_resources_socket, settings.resource)
         self._book = Book(settings.rules, self._folders, source)
         self._absences = Absences(round(settings.absent_seconds * 1e9))
         self._registered_s = 0.0
         self._missed = 0
+        self._trust_seconds = _NEW_SECONDS
         self._said = ""
         self.has_started = False
         self.shares = NodeShares(
@@ -63,7 +66,7 @@ class DevicePlugin:
             self._pod_resources,
             (settings.kubelet_dir / FILE_NAME, settings.resource),
             self._quotas,
-            self._relay,
+            self.relay,
             self._notices,
             self._changed.set,
             settings.waits,
@@ -74,7 +77,7 @@ class DevicePlugin:
             lambda: PluginServer(settings.kubelet_dir, self.shares, self.shares.devices),
             self._on_registered,
         )
-        self._link = BusLink(settings, directory, self._relay, self._notices, self._on_quotas)
+        self.link = BusLink(settings, directory, self.relay, self._notices, self._on_quotas)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until `stop` is set. Raises what ended one of its parts."""
@@ -86,7 +89,7 @@ class DevicePlugin:
                 tasks.create_task(self._register_when_known()),
                 tasks.create_task(self._reconcile()),
                 tasks.create_task(self._sample()),
-                tasks.create_task(self._link.run()),
+                tasks.create_task(self.link.run()),
             ]
             self.has_started = True
             await stop.wait()
@@ -113,13 +116,13 @@ class DevicePlugin:
 
     async def _on_quotas(self) -> None:
         """The cluster says something new, or whether more can be hoped for."""
-        await self._quotas.update(self._link.quotas, self._link.reachable)
+        await self._quotas.update(self.link.quotas, self.link.reachable)
         try:
             self.shares.follow_quotas()
         except OSError as error:
             self._say(f"cannot write quotas: {error}")
         await self.shares.tell_kubelet()
-        self._link.publish(self._book.records)
+        self.link.publish(self._book.records)
 
     async def _reconcile(self) -> None:
         while True:
@@ -145,11 +148,11 @@ class DevicePlugin:
             self._absences.seen(self._book.looked(held), time.monotonic_ns())
         self.shares.follow_quotas()
         gone = self._absences.gone(time.monotonic_ns()) if held is not None else set()
-        for allocation in removable(self._book.superseded(), gone, self._relay.living):
+        for allocation in removable(self._book.superseded(), gone, self.relay.living):
             _log.info("allocation ended", allocation=allocation)
             self._book.remove(allocation)
         await self.shares.tell_kubelet()
-        self._link.publish(self._book.records)
+        self.link.publish(self._book.records)
         self._prune_libraries()
         await self._check_kubelet()
 
@@ -164,24 +167,24 @@ class DevicePlugin:
         """What kubelet shows must be what it was told: an older kubelet withdraws everything when the plugin before
         this one ends.
         """
-        if self.registration.server is None or time.monotonic() - self._registered_s < _NEW_SECONDS:
+        if self.registration.server is None or time.monotonic() - self._registered_s < self._trust_seconds:
             self._missed = 0
             return
         shown = await self._pod_resources.allocatable()
         told = {one.share for one in self.shares.devices.listed if one.healthy}
         if shown is None or shown == told:
             self._missed = 0
+            self._trust_seconds = _NEW_SECONDS if shown is not None else self._trust_seconds
             return
         self._missed += 1
-        if self._missed == 1:
+        if self._missed <= _MISSES:
             await self.shares.tell_kubelet(again=True)
             self._changed.set()
-        elif self._missed > 2:
-            _log.warning("kubelet shows other shares than it was told", shown=len(shown), told=len(told))
-            self._missed = 0
-            self.registration.renew()
-        else:
-            self._changed.set()
+            return
+        _log.warning("kubelet shows other shares than it was told", shown=len(shown), told=len(told))
+        self._missed = 0
+        self._trust_seconds = min(2 * self._trust_seconds, _MOST_SECONDS)
+        self.registration.renew()
 
     async def _sample(self) -> None:
         while True:

@@ -11,7 +11,7 @@ import structlog
 from nvshare.quota_watcher.api import Api, RefusedError, UnreachableError
 from nvshare.quota_watcher.listing import Change
 from nvshare.quota_watcher.pods import MalformedPodError, Pod, parse_pod
-from nvshare.quota_watcher.watching import List, ListAndWatch, Policy, Wait, Watch
+from nvshare.quota_watcher.watching import GONE, List, ListAndWatch, Policy, Wait, Watch
 
 _log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Follower:
         self._machine = ListAndWatch(policy or Policy(), random.Random())
         self._failing = False
         self._malformed: set[str] = set()
-        self.active_at = 0.0
+        self.active_at = asyncio.get_running_loop().time()
         self.malformed_pods = 0
 
     @property
@@ -68,7 +68,10 @@ class Follower:
                     case Watch():
                         await self._watch(step)
             except RefusedError as error:
-                self._failed(step, str(error))
+                if error.code == GONE:
+                    _log.info("the API server has forgotten the version; listing all pods again")
+                else:
+                    self._failed(step, str(error))
                 self._machine.refused(error.code, error.retry_after_seconds)
             except UnreachableError as error:
                 self._failed(step, str(error))

@@ -36,6 +36,7 @@ class Watcher:
         self._bucket_known = False
         self._read_again = asyncio.Event()
         self.refused_notices = 0
+        self.failed_pods = 0
 
     @property
     def follower(self) -> Follower:
@@ -65,14 +66,14 @@ class Watcher:
             tasks.create_task(self._events.run())
             tasks.create_task(self._keep_reading())
 
-    async def handle_notice(self, _subject: str, message: PodNotice) -> None:
+    async def handle_notice(self, subject: str, message: PodNotice) -> None:
         """Writes the event that a node asks for. Raises UnreachableError when the API server does not answer: the
         notice is to come again.
         """
         notice = notice_of(message)
         if notice is None:
             self.refused_notices += 1
-            _log.warning("a notice of a node is nonsense", sent_on=_subject)
+            _log.warning("a notice of a node is nonsense", sent_on=subject)
             return
         if not notice.uid and (pod := self._follower.find(notice.namespace, notice.pod)) is not None:
             notice = _about(pod, notice.warning, notice.reason, notice.text, notice.container)
@@ -81,10 +82,14 @@ class Watcher:
 
     def _changed(self, change: Change) -> None:
         pod = change.pod
-        if isinstance(change, Gone):
-            self._ledger.gone(pod)
-        else:
-            self._say(pod, self._ledger.seen(pod))
+        try:
+            if isinstance(change, Gone):
+                self._ledger.gone(pod)
+            else:
+                self._say(pod, self._ledger.seen(pod))
+        except Exception:  # one pod must not keep all others from their quotas
+            self.failed_pods += 1
+            _log.exception("a pod cannot be handled; its quota stays", pod=str(pod))
         self._publisher.mark(pod.uid)
 
     def _say(self, pod: Pod, news: News) -> None:
