@@ -35,7 +35,7 @@ _GROUP = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
 class _BadValueError(ValueError):
-    """What is wrong with a value, and what would be right: `is …; give …`."""
+    """What is wrong with a value, and what would be right; it stands behind `<key> is <value>, `."""
 
 
 @dataclass(frozen=True)
