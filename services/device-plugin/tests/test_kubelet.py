@@ -270,16 +270,6 @@ FAULTS: list[Callable[[Node], Awaitable[None]]] = [
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_c1_c4_after_faults_in_any_order_capacity_is_right_within_five_seconds(node: Node, seed: int) -> None:
-    await faults_in_a_random_order(node, seed)
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("seed", range(3, 53))
-async def test_c1_c4_after_faults_in_fifty_random_orders(node: Node, seed: int) -> None:
-    await faults_in_a_random_order(node, seed)
-
-
-async def faults_in_a_random_order(node: Node, seed: int) -> None:
     pods = [await node.run(size) for size in (1, 2, 1)]
     given = [node.kubelet.devices_of(pod.uid, "app") for pod in pods]
     faults = list(FAULTS)
