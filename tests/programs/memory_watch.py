@@ -1,6 +1,7 @@
-"""Says what cuMemGetInfo answers: at once, and, unless its second argument is `once`, each time that it is another answer.
+"""Says what cuMemGetInfo answers: at once, and, unless its second argument is `once`, each time that it changes.
 
-A line for each answer goes to the file that is the first argument: JSON with `total_bytes` and `at_ns` (CLOCK_MONOTONIC).
+A line for each answer goes to the file that is the first argument: JSON with `total_bytes` and `at_ns`
+(CLOCK_MONOTONIC).
 """
 
 import ctypes

@@ -1,5 +1,6 @@
 """A whole cluster of one node for tests, every service of ours a process: hub, quota-watcher, the node's NATS server,
-relay, scheduler and device plugin on emulated GPUs. Stand-ins: the API server, and kubelet, which runs pods as processes.
+relay, scheduler and device plugin on emulated GPUs. Stand-ins: the API server, and kubelet, which runs pods as
+processes.
 """
 
 import asyncio
@@ -200,8 +201,14 @@ async def whole_cluster(folder: Path, gpus: int = 2, **plugin_settings: str) -> 
 
 
 def _hub_options(folder: Path) -> HubOptions:
-    passwords = {"watcher_password": _PASSWORD, "tool_password": _PASSWORD}
-    return HubOptions(store=folder / "store", port=-1, leaf_port=-1, nodes={NODE: _PASSWORD}, **passwords)
+    return HubOptions(
+        store=folder / "store",
+        port=-1,
+        leaf_port=-1,
+        nodes={NODE: _PASSWORD},
+        watcher_password=_PASSWORD,
+        tool_password=_PASSWORD,
+    )
 
 
 async def _start_relay(cluster: WholeCluster, keys: NodeKeys) -> None:
