@@ -9,9 +9,10 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -31,11 +32,13 @@ from nvshare.cli.bench.options import GIB, BenchOptions
 from nvshare.cli.bench.result import Result, result_document
 from nvshare.cli.bench.rhythms import RHYTHMS
 from nvshare.cli.errors import CommandError
+from nvshare.cli.kubernetes.options import RESOURCE, SECONDS, ClusterOptions, parse_annotations
 
 if TYPE_CHECKING:
     from nvshare.cli.bench.scenario import Scenario
 
 FAILED = 1
+T = TypeVar("T")
 
 
 class ShownSteps:
@@ -98,6 +101,20 @@ def bench(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the results here, one or a list.")
     ] = None,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Run it in pods of a cluster.")] = False,
+    pods: Annotated[int, typer.Option(metavar="N", min=1, help="How many, with --kubernetes.")] = 2,
+    baseline: Annotated[
+        str, typer.Option(metavar="RESOURCE", help="Then as many pods with this one, such as nvidia.com/gpu.")
+    ] = "",
+    resource: Annotated[str, typer.Option(metavar="RESOURCE", help="What each pod asks one of.")] = RESOURCE,
+    image: Annotated[str, typer.Option(metavar="I", help="Image of the pods, with Python and PyTorch.")] = "",
+    annotation: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the pods, such as gpu-core-limit=30.")
+    ] = None,
+    runtime_class: Annotated[str, typer.Option(metavar="C", help="Runtime class of the pods.")] = "",
+    namespace: Annotated[str, typer.Option(metavar="N", help="Default: that of the context.")] = "",
+    kubeconfig: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: as kubectl's.")] = None,
+    api_server: Annotated[str, typer.Option(metavar="URL", help="A plain address, as of `kubectl proxy`.")] = "",
     list_scenarios: Annotated[bool, typer.Option("--list", help="List the scenarios.")] = False,
 ) -> None:
     """Measure what sharing costs. Each scenario starts a node of its own and ends in a table.
@@ -107,17 +124,34 @@ def bench(
     - `nvshare bench --list`
     - `nvshare bench solo-small pair-small --emulate`
     - `nvshare bench grant-latency --emulate --clients 32 --json latency.json`
+    - `nvshare bench small --kubernetes --pods 4 --image pytorch/pytorch --baseline nvidia.com/gpu`
     """
-    from nvshare.cli.bench.runner import SCENARIOS, find_scenario
+    from nvshare.cli.bench.runner import find_scenario
 
     if list_scenarios:
-        for scenario in SCENARIOS.values():
-            typer.echo(f"{scenario.name:20} {scenario.text}")
+        _list_scenarios()
         return
     if not scenarios:
         raise CommandError("name a scenario; `nvshare bench --list` shows them", USAGE)
     if seconds is not None and not 0 < seconds <= 86_400:
         raise CommandError(f"--seconds {seconds:g}: give seconds, more than 0 and at most a day", USAGE)
+    if kubernetes:
+        cluster = ClusterOptions(
+            pods=pods,
+            resource=resource,
+            baseline=baseline,
+            image=image,
+            runtime_class=runtime_class,
+            annotations=parse_annotations(annotation or ()),
+            namespace=namespace,
+            kubeconfig=kubeconfig,
+            api_server=api_server,
+            emulated=emulated_gpus(emulate) > 0,
+            seconds=seconds or SECONDS,
+            command=str(context.obj),
+        )
+        _finish(_run_and_show_in_cluster(scenarios, cluster), json_file)
+        return
     if gpu is not None and emulate:
         raise CommandError("--gpu chooses among real GPUs; an emulated node has as many as the scenario needs", USAGE)
     found = [find_scenario(name) for name in scenarios]
@@ -140,7 +174,22 @@ def bench(
         mps=mps,
         command=str(context.obj),
     )
-    results = [_run_and_show(name, options) for name in scenarios]
+    _finish([_run_and_show(name, options) for name in scenarios], json_file)
+
+
+def _list_scenarios() -> None:
+    from nvshare.cli.bench.runner import SCENARIOS
+    from nvshare.cli.kubernetes.command import WORKLOADS
+
+    for scenario in SCENARIOS.values():
+        typer.echo(f"{scenario.name:20} {scenario.text}")
+    typer.echo("with --kubernetes:")
+    for name, (_, text) in WORKLOADS.items():
+        typer.echo(f"{name:20} {text}")
+
+
+def _finish(results: list[Result], json_file: Path | None) -> None:
+    """Writes the results down, and ends with a failure where one was."""
     if json_file is not None:
         _write_json(json_file, results)
     if not all(result.ok for result in results):
@@ -192,24 +241,46 @@ def demo() -> None:
 
 
 def _run_and_show(name: str, options: BenchOptions) -> Result:
-    from nvshare.cli.bench.runner import find_scenario
+    from nvshare.cli.bench.runner import find_scenario, run_scenario
 
+    result = _run(name, lambda steps: run_scenario(name, options, steps))
+    _console().print(find_scenario(name).table(result))
+    return result
+
+
+def _run_and_show_in_cluster(names: Sequence[str], options: ClusterOptions) -> list[Result]:
+    from nvshare.cli.bench.table import result_table
+    from nvshare.cli.kubernetes.command import find_workload, run_in_cluster
+
+    for name in names:
+        find_workload(name)
+    results = []
+    for name in names:
+        found = _run(name, partial(run_in_cluster, name, options))
+        for result in found:
+            _console().print(result_table(result))
+        results += found
+    return results
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _run(name: str, start: Callable[[ShownSteps], Coroutine[Any, Any, T]]) -> T:
+    """Run what `start` makes, and show its steps."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     errors = Console(stderr=True)
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         steps = ShownSteps(name, progress)
-        result = asyncio.run(_run_until_terminated(name, options, steps))
+        result = asyncio.run(_run_until_terminated(start(steps)))
         steps.done()
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(find_scenario(name).table(result))
     return result
 
 
-async def _run_until_terminated(name: str, options: BenchOptions, steps: ShownSteps) -> Result:
+async def _run_until_terminated(work: Coroutine[Any, Any, T]) -> T:
     """Run a scenario; SIGTERM ends it as Ctrl-C does, with its programs and its node. Raises KeyboardInterrupt then."""
-    from nvshare.cli.bench.runner import run_scenario
-
-    task = asyncio.ensure_future(run_scenario(name, options, steps))
+    task = asyncio.ensure_future(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         return await task

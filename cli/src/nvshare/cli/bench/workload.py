@@ -36,16 +36,17 @@ class Workload:
 
         Raises CommandError where PyTorch is needed and not installed.
         """
-        start = [sys.executable, "-m"]
+        if not emulated and importlib.util.find_spec("torch") is None:
+            raise CommandError(f"on a real GPU this runs PyTorch: install torch for {sys.executable}, or add --emulate")
+        return [sys.executable, *self.arguments(emulated=emulated, gpus=gpus)]
+
+    def arguments(self, *, emulated: bool, gpus: int = 1) -> list[str]:
+        """The same without the interpreter: `-m MODULE …`."""
         if emulated:
             size = ["--memory-bytes", str(self.memory_bytes), "--kernel-ns", str(self.kernel_ns)]
-            start += ["nvshare.cli.workloads.emulated", *size]
+            start = ["-m", "nvshare.cli.workloads.emulated", *size]
         else:
-            if importlib.util.find_spec("torch") is None:
-                raise CommandError(
-                    f"on a real GPU this runs PyTorch: install torch for {sys.executable}, or add --emulate"
-                )
-            start += ["nvshare.cli.workloads.pytorch", "--side", str(self.side)]
+            start = ["-m", "nvshare.cli.workloads.pytorch", "--side", str(self.side)]
         return [*start, "--name", self.name, "--gpus", str(gpus), "--seed", str(self.seed), *self.options]
 
 

@@ -16,8 +16,6 @@ from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.doctor.check import Check, Verdict, exit_status
 from nvshare.cli.doctor.cluster import cluster_checks
 from nvshare.cli.doctor.facts import Facts
-from nvshare.cli.doctor.gather_host import gather_driver, gather_host, gather_toolkit
-from nvshare.cli.doctor.gather_node import gather_folder, gather_kubelet, gather_running
 from nvshare.cli.doctor.machine import machine_checks
 from nvshare.cli.doctor.node import node_checks
 from nvshare.cli.node_query import find_node
@@ -59,6 +57,10 @@ def doctor(
 
 async def gather(kubelet: Path, node_dir: Path | None) -> Facts:
     """All that can be found out."""
+    # Loaded where it is needed: every command loads this module.
+    from nvshare.cli.doctor.gather_host import gather_driver, gather_host, gather_toolkit
+    from nvshare.cli.doctor.gather_node import gather_folder, gather_kubelet, gather_running
+
     running = find_node(node_dir)
     directory = running or (NodeDirectory(node_dir.absolute()) if node_dir else NodeDirectory.default())
     return Facts(

@@ -9,6 +9,7 @@ data changes it. Prints one JSON line.
 
 import ctypes
 import struct
+import uuid
 from typing import Any, Protocol
 
 from cuda.bindings import driver
@@ -44,6 +45,11 @@ class Card:
         self._kernels = {
             name: call(driver.cuModuleGetFunction, self._module, name.encode()) for name in ("fill", "add", "checksum")
         }
+
+    def uuid(self) -> str:
+        """As NVML prints it."""
+        self.select()
+        return f"GPU-{uuid.UUID(bytes=call(driver.cuDeviceGetUuid, call(driver.cuCtxGetDevice)).bytes[:16])}"
 
     def select(self) -> None:
         """Make the thread's next calls go to this card."""
@@ -270,7 +276,8 @@ def main() -> None:
     measurement = measure_as_asked(arguments, launch, synchronize, grow)
     checksums = [work.checksum() for work in works]
     correct = checksums == [work.expected_checksum() for work in works] and all(one.correct() for one in growths)
-    print_answer(arguments.name, measurement, sum(checksums) % 2**64, correct=correct)
+    uuids = [card.uuid() for card in cards]
+    print_answer(arguments.name, measurement, sum(checksums) % 2**64, correct=correct, gpus=uuids)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 BATCH_ITERATIONS = 20  # between two synchronisations
@@ -214,8 +214,10 @@ def measure_as_asked(
     )
 
 
-def print_answer(name: str, measurement: Measurement, checksum: int, *, correct: bool) -> None:
-    """The workload's answer: one JSON line. `finished_ns` is now, with the results checked."""
+def print_answer(
+    name: str, measurement: Measurement, checksum: int, *, correct: bool, gpus: Sequence[str] = ()
+) -> None:
+    """The workload's answer: one JSON line. `finished_ns` is now, with the results checked; `gpus` are UUIDs."""
     seconds = (measurement.ended_ns - measurement.started_ns) / 1e9
     answer = {
         "event": "result",
@@ -224,6 +226,7 @@ def print_answer(name: str, measurement: Measurement, checksum: int, *, correct:
         "iterations_per_second": measurement.iterations / seconds,
         "checksum": f"{checksum:016x}",
         "correct": correct,
+        "gpus": list(gpus),
         "finished_ns": time.monotonic_ns(),
         **asdict(measurement),
     }

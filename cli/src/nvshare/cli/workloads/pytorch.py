@@ -159,6 +159,12 @@ class Growth:
         )
 
 
+def uuid_of(device: torch.device) -> str:
+    """As NVML prints it; empty where this PyTorch does not know it."""
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    return uuid if not uuid or uuid.startswith("GPU-") else f"GPU-{uuid}"
+
+
 def main() -> None:
     """Run the workload as the command line says."""
     parser = argument_parser(main.__doc__ or "")
@@ -197,7 +203,7 @@ def main() -> None:
     measurement = measure_as_asked(arguments, launch, synchronize, grow)
     checksum = sum(work.checksum() for work in works) % 2**64
     correct = all(work.correct() for work in works) and all(growth.correct() for growth in growths)
-    print_answer(arguments.name, measurement, checksum, correct=correct)
+    print_answer(arguments.name, measurement, checksum, correct=correct, gpus=[uuid_of(device) for device in devices])
 
 
 if __name__ == "__main__":
