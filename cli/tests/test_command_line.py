@@ -111,6 +111,7 @@ def test_bench_lists_its_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--list"]) == 0
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert listed == {
+        "small", "large", "idle-small",
         "solo-large", "solo-small", "pair-small", "pair-large-serial", "pair-large-auto", "quad-large-auto",
         "trio-small-fit", "trio-idle", "survivor", "grow-after-admission", "swap-speed", "memory-quota",
         "pair-small-auto", "quad-small-auto", "weights", "busy-plus-bursty", "priority", "paused", "policies",

@@ -183,9 +183,8 @@ def _list_scenarios() -> None:
 
     for scenario in SCENARIOS.values():
         typer.echo(f"{scenario.name:20} {scenario.text}")
-    typer.echo("with --kubernetes:")
     for name, (_, text) in WORKLOADS.items():
-        typer.echo(f"{name:20} {text}")
+        typer.echo(f"{name:20} With --kubernetes: {text}")
 
 
 def _finish(results: list[Result], json_file: Path | None) -> None:
