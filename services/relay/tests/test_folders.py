@@ -1,11 +1,17 @@
 """Allocations whose folder changes or goes while processes of it live."""
 
+import asyncio
+import os
 import shutil
+from urllib.parse import urlsplit
 
 from services.relay.tests.conftest import GPU, Node
 
 from nvshare.bus.node_directory import write_atomically
 from nvshare.relay.allocations import Allocation
+from nvshare.relay.guests import Admins
+from nvshare.relay.service import Relay
+from nvshare.relay.session import ServerAddress
 from nvshare.v1.node_pb2 import LINK_CONNECTED, RelayState
 
 OTHER_GPU = GPU[:-1] + "2"
@@ -50,3 +56,21 @@ async def test_an_allocation_without_its_folder_is_listed_until_its_last_process
     assert {one.id for one in (await node.states.until(lambda state: True)).allocations} == {"a", "later"}
     await peer.kill()
     await node.states.until(lambda state: [one.id for one in state.allocations] == ["later"])
+
+
+async def test_b9_a_changed_description_is_told_long_before_the_next_scan_when_its_writer_says_so(
+    bare_node: Node,
+) -> None:
+    address = urlsplit(bare_node.nats.url)
+    server = ServerAddress(str(address.hostname), int(address.port or 0))
+    stop = asyncio.Event()
+    relay = Relay(bare_node.directory, server, bare_node.keys.signer, Admins(os.geteuid(), None), scan_seconds=3600)
+    running = asyncio.ensure_future(relay.run(stop))
+    await bare_node.states.until(lambda state: True)
+    await bare_node.allocation("a")  # a new folder needs no word
+    changed = Allocation("a", (GPU,), "a", -1, 2**30, 0, "device-plugin").to_json()
+    write_atomically(bare_node.directory.allocation_description("a"), changed)
+    bare_node.directory.touch_allocations()
+    await bare_node.states.until(lambda state: state.allocations[0].memory_limit_bytes == 2**30)
+    stop.set()
+    await running

@@ -73,6 +73,7 @@ class Folders:
         if _text(description) != text:
             write_atomically(description, text, _FILE_MODE)
             self._set_label(description)
+            self._directory.touch_allocations()
         status = description.stat()
         self._read[record.id] = ((status.st_mtime_ns, status.st_ino), record)
 

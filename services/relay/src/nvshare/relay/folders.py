@@ -67,6 +67,7 @@ class AllocationFolders:
         self._open: dict[str, _Open] = {}
         self._bad: dict[str, Version] = {}  # what was logged: folder and version
         self._scanning = asyncio.Lock()
+        self._scanned_ns = 0
 
     def __iter__(self) -> Iterator[Allocation]:
         return iter([one.allocation for one in self._open.values()])
@@ -84,9 +85,14 @@ class AllocationFolders:
         one = self._open.get(allocation_id)
         return None if one is None else one.allocation
 
+    def was_touched(self) -> bool:
+        """Whether somebody has made or removed a folder, or said that a description changed, since the last scan."""
+        return self._touched_ns() != self._scanned_ns
+
     async def scan(self) -> None:
         """Opens what is new, closes what is gone, and reads again what has changed."""
         async with self._scanning:
+            self._scanned_ns = self._touched_ns()
             found = self._versions()
             for name in [name for name in self._open if name not in found]:
                 self._close(name)
@@ -140,6 +146,12 @@ class AllocationFolders:
         for one in self._open.values():
             one.close()
         self._open.clear()
+
+    def _touched_ns(self) -> int:
+        try:
+            return self._directory.allocations.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def _versions(self) -> dict[str, Version]:
         """The folders that have a description, and its version."""

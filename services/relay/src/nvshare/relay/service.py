@@ -33,6 +33,7 @@ _CLIENT_FRAME_BURST = 4096  # MAX_CONNECTIONS times the 64 reports that a client
 _REQUESTS_PER_SECOND = 20  # of one user
 _REQUEST_BURST = 64
 _HEARTBEAT_SECONDS = 1.0
+_TOUCH_SECONDS = 0.05
 _COALESCE_SECONDS = 0.001  # changes that come together are told together
 _MAX_LOGGED_REFUSALS = 64
 
@@ -113,12 +114,20 @@ class Relay:
 
     async def _look_after_folders(self) -> None:
         while True:
-            await asyncio.sleep(self._scan_seconds)
+            await self._wait_for_touch()
             await self._folders.scan()
             if self._arena is not None:
                 await self._arena.sweep()
             self._requests.sweep(time.monotonic())
             self._forget_paces(time.monotonic())
+
+    async def _wait_for_touch(self) -> None:
+        """Until it is time for another scan, which is as soon as somebody says that there is something new."""
+        pause_s = min(self._scan_seconds, _TOUCH_SECONDS)
+        for _ in range(round(self._scan_seconds / pause_s)):
+            await asyncio.sleep(pause_s)
+            if self._folders.was_touched():
+                return
 
     def _forget_paces(self, now_s: float) -> None:
         """Forgets what was counted for allocations that are no more and for users who left."""
