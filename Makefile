@@ -53,7 +53,7 @@ SIDE_BY_SIDE := -n $(shell n=$$(nproc); [ "$$n" -gt 3 ] && echo 4 || echo 3) --d
 # In the order of the files, which conftest.py begins with what takes longest.
 HEAVY_SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup build demo test test-system soak lint format bench wheels images clean
+.PHONY: help setup build demo test test-system soak lint format chart-readme bench wheels images clean
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -116,6 +116,9 @@ format: setup ## Put Python and C into the tree's format
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(C_FILES)
+
+chart-readme: setup ## Write the chart's README.md from the comments of its values
+	@$(BIN)/python helm/generate_readme.py
 
 bench: setup ## The scenarios on the emulated GPU, each ending in a table; SCENARIOS="pair-small" chooses
 	@$(BIN)/nvshare bench $(SCENARIOS) --emulate
