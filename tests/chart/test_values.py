@@ -71,6 +71,7 @@ REFUSED = [
     ("node.devicePlugin.seLinuxLabel", "container_file_t", "does not match pattern"),
     ("hub.existing.leafUrl", "hub.example:7422", "does not match pattern"),
     ("hub.existing.url", "http://hub.example", "does not match pattern"),
+    ("hub.storeSize", "", "does not match pattern"),
     ("hub.persistence.size", "big", "does not match pattern"),
     ("test.memory", "1GiB", "does not match pattern"),
 ]
