@@ -4,6 +4,8 @@ part at the hub.
 
 import asyncio
 import os
+import secrets
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from nvshare.v1.node_pb2 import Allocation
 from plugin_node import until
 
 _PASSWORD = "secret"
+_PEER_PROGRAM = Path(__file__).parents[2] / "services" / "relay" / "tests" / "peer_program.py"
 
 
 @dataclass
@@ -113,9 +116,31 @@ class ClusterBus:
         finally:
             await bus.close()
 
+    async def join(self, allocation: str) -> asyncio.subprocess.Process:
+        """A process that lives in an allocation until it is killed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-IS",
+            _PEER_PROGRAM,
+            self.node_directory.allocation_socket(allocation),
+            secrets.token_hex(8),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        self._stack.push_async_callback(_kill, process)
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), 10)
+        return process
+
     async def close(self) -> None:
         await self._stack.aclose()
         await self.stop_link()
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
 
 
 @asynccontextmanager

@@ -170,6 +170,13 @@ async def test_b4_a_full_gpus_free_shares_are_not_listed(short_folder: Path) -> 
             await node.kubelet.admit(node.pod())
 
 
+async def test_a_folder_of_kubelets_that_was_made_anew_is_found(node: Node) -> None:
+    await node.kubelet.stop()
+    shutil.rmtree(node.kubelet.plugin_directory)
+    await node.kubelet.start()
+    await node.until_settled(20)
+
+
 async def test_the_plugin_starts_before_kubelet(short_folder: Path) -> None:
     async with make_node(short_folder) as node:
         await node.kubelet.stop()

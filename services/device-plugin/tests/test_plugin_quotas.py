@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cluster_bus import ClusterBus, Watcher, make_cluster_bus
-from nvshare.bus.node_client import AllocationClient
 from nvshare.device_plugin.records import Record
 from nvshare.v1.kubernetes_pb2 import ContainerQuota
 from plugin_node import Node, make_node, until
@@ -43,7 +42,7 @@ class Cluster:
 @asynccontextmanager
 async def make_cluster(folder: Path, gpus: int = 2, listed: int = 20, **settings: object) -> AsyncIterator[Cluster]:
     async with (
-        make_node(folder, gpus, None, absent_seconds=0.2, **settings) as node,
+        make_node(folder, gpus, None, **{"absent_seconds": 0.2, **settings}) as node,
         make_cluster_bus(folder, folder / "node") as bus,
     ):
         assert bus.watcher is not None
@@ -183,7 +182,7 @@ async def test_a_folder_stays_while_a_process_of_it_lives(cluster: Cluster) -> N
     await cluster.node.kubelet.admit(pod)
     await cluster.node.kubelet.start_container(pod.uid, "app")
     record = cluster.record("web")
-    client = await AllocationClient.open(cluster.bus.node_directory.allocation_socket(record.id))
+    process = await cluster.bus.join(record.id)
     plugin = cluster.node.plugin
     assert plugin is not None
     await until(lambda: bool(plugin.relay.living))
@@ -193,7 +192,33 @@ async def test_a_folder_stays_while_a_process_of_it_lives(cluster: Cluster) -> N
     cluster.node.kubelet.remove(other)
     await until(lambda: "other" not in {one.pod.name for one in cluster.node.records().values() if one.pod})
     assert cluster.record("web").id == record.id  # absent for as long, and longer
-    await client.close()
+    process.kill()
+    await until(lambda: cluster.node.records() == {})
+
+
+async def test_the_folder_of_a_pod_that_never_started_goes(cluster: Cluster) -> None:
+    pod = cluster.node.pod(name="web")
+    await cluster.node.kubelet.admit(pod)
+    assert len(cluster.node.records()) == 1
+    cluster.node.end(pod)
+    await until(lambda: cluster.node.records() == {})
+
+
+async def test_a_folder_that_was_allocated_again_goes_when_nobody_lives_in_it(short_folder: Path) -> None:
+    async with make_cluster(short_folder, gpus=1, listed=1, shares="1", absent_seconds=3600) as cluster:
+        first = await start(cluster, "db-0")
+        before = cluster.record("db-0").id
+        process = await cluster.bus.join(before)
+        plugin = cluster.node.plugin
+        assert plugin is not None
+        await until(lambda: bool(plugin.relay.living))
+        cluster.node.kubelet.end(first)
+        cluster.node.kubelet.remove(first)
+        await start(cluster, "db-0")
+        assert before in cluster.node.records()
+        process.kill()
+        await until(lambda: list(cluster.node.records()) == [cluster.record("db-0").id])
+        assert cluster.record("db-0").id != before
 
 
 async def test_a_link_with_new_keys_is_joined_again(cluster: Cluster) -> None:

@@ -83,9 +83,9 @@ def test_a_refused_quota_is_put_in_force_when_there_is_room() -> None:
 
 def test_e16_a_sentence_says_what_is_in_force_and_why() -> None:
     record, _ = decide(pod(ContainerQuota(memory_limit_bytes=4 * GIB, core_limit_percent=30, core_burst=True)))
-    assert applied_text(record) == (
+    assert applied_text(record, "nvshare 0.1.0 b1, library 0.1.0-b1") == (
         "container app has 4.0 GiB of memory, 30 % of the time while others want the card on GPU-0:"
-        " from its annotations"
+        " from its annotations (nvshare 0.1.0 b1, library 0.1.0-b1)"
     )
 
 

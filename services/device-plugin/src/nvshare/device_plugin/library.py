@@ -52,6 +52,14 @@ def install(source: Path, folder: Path, version: str, build: str, label: str = "
     return target
 
 
+def current_version(folder: Path) -> str:
+    """Version and build of the library that the next process loads; for people."""
+    try:
+        return (folder / CURRENT).readlink().name
+    except OSError:
+        return "none"
+
+
 def prune(folder: Path, made_unix_ns: Sequence[int]) -> list[str]:
     """Removes the versions that no allocation can have in use, those being made at `made_unix_ns`: each stays until
     the last container that was there when the next one came is gone. Gives the names of those that went.

@@ -47,7 +47,9 @@ class Waits:
 
 
 class NodeShares:
-    """The shares of one node. `changed` is called when something should be reconciled soon."""
+    """The shares of one node. `changed` is called when something should be reconciled soon; `versions` says which
+    nvshare this is.
+    """
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class NodeShares:
         relay: RelayView,
         notices: Notices,
         changed: Callable[[], None],
+        versions: Callable[[], str],
         waits: Waits | None = None,
     ) -> None:
         self.devices = Devices()
@@ -72,6 +75,7 @@ class NodeShares:
         self._relay = relay
         self._notices = notices
         self._changed = changed
+        self._versions = versions
         self._waits = waits or Waits()
         self._refused: dict[str, int] = {}  # memory quotas that were refused and said, by allocation
 
@@ -180,7 +184,7 @@ class NodeShares:
         if settled != record:
             book.write(settled)
             if settled.pod is not None and (settled.quota != record.quota or settled.quota_source != DEFAULT):
-                self._notices.add(settled.pod, APPLIED, applied_text(settled))
+                self._notices.add(settled.pod, APPLIED, applied_text(settled, self._versions()))
         if settled.pod is not None and decision.refusal:
             if self._refused.get(record.id) != decision.wanted_bytes:
                 self._notices.add(settled.pod, REFUSED, refused_text(settled, decision.refusal), warning=True)

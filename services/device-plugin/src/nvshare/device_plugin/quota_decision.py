@@ -63,10 +63,10 @@ def decide_quota(
     return Decision(record.with_quota(wanted, source, now_unix_ns), refusal, wanted_bytes)
 
 
-def applied_text(record: Record) -> str:
-    """One sentence: what is in force now."""
+def applied_text(record: Record, versions: str) -> str:
+    """One sentence: what is in force now, where it is from, and which nvshare that is."""
     whose = "the node's default" if record.quota_source == DEFAULT else "from its annotations"
-    return f"{_who(record)} has {record.quota} on {_gpus(record)}: {whose}"
+    return f"{_who(record)} has {record.quota} on {_gpus(record)}: {whose} ({versions})"
 
 
 def refused_text(record: Record, refusal: str) -> str:

@@ -20,7 +20,7 @@ from nvshare.device_plugin.devices import DeviceSource
 from nvshare.device_plugin.folders import Folders
 from nvshare.device_plugin.keeping import Absences, removable
 from nvshare.device_plugin.known_quotas import KnownQuotas
-from nvshare.device_plugin.library import prune
+from nvshare.device_plugin.library import current_version, prune
 from nvshare.device_plugin.node_shares import NodeShares
 from nvshare.device_plugin.notices import Notices
 from nvshare.device_plugin.pod_resources import PodResources
@@ -69,6 +69,7 @@ class DevicePlugin:
             self.relay,
             self._notices,
             self._changed.set,
+            lambda: f"nvshare {VERSION} {BUILD}, library {current_version(settings.libraries)}",
             settings.waits,
         )
         self.registration = Registration(
