@@ -77,7 +77,7 @@ def test_gpus_that_a_toolkit_would_show_are_shown() -> None:
 
 
 def test_a_folder_has_another_name_elsewhere() -> None:
-    there = PathMap.parse(["/var/lib=/srv/a", "/var/lib/deep=/b"])
+    there = PathMap((("/var/lib", "/srv/a"), ("/var/lib/deep", "/b")))
 
     assert there("/var/lib/x") == "/srv/a/x"
     assert there("/var/lib/deep/x") == "/b/x"

@@ -62,16 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--api", default="", metavar="URL", help="API server; without one there are no pods")
     add("--token", default=os.environ.get("API_TOKEN", ""), help="bearer token for it (default: $API_TOKEN)")
     add("--address", default="127.0.0.1", help="where the API server reaches this node (default: %(default)s)")
-    add("--label", action="append", default=[], metavar="KEY=VALUE", help="of the node's object; may be repeated")
+    add(
+        "--label",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the node's object; may be repeated",
+    )
     add("--runner", choices=("process", "docker", "docker-engine"), default="process",
         help="what containers are; docker-engine: of Docker, without its command (default: %(default)s)")  # fmt: skip
     add("--host-pid", action="store_true", help="docker-engine: all containers see the host's processes")
-    add("--path-variable", action="append", default=[], metavar="NAME=PATH",
+    add("--path-variable", type=_pair, action="append", default=[], metavar="NAME=PATH",
         help="process: a variable that tells a program where PATH of its container is on the host")  # fmt: skip
-    add(
-        "--docker-argument", action="append", default=[], metavar="ARGUMENT", help="docker: further one of `docker run`"
-    )
-    add("--docker-path", action="append", default=[], metavar="HERE=THERE",
+    add("--docker-argument", action="append", default=[], metavar="ARGUMENT", help="docker: further one of docker run")
+    add("--docker-path", type=_pair, action="append", default=[], metavar="HERE=THERE",
         help="docker: a folder that has another path where docker's server is")  # fmt: skip
     add("--docker", default="docker", metavar="COMMAND", help="docker: the program (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the order in which devices are taken (default: %(default)s)")
@@ -82,6 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--back-off", type=float, default=10.0, metavar="SECONDS",
         help="before the second start after a failure; doubles each time (default: %(default)s)")  # fmt: skip
     return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
@@ -125,9 +137,8 @@ async def _until(stop: asyncio.Event, node: Node, arguments: argparse.Namespace)
     if not arguments.api:
         await stop.wait()
         return
-    labels = dict(label.split("=", 1) for label in arguments.label)
     async with ApiClient(arguments.api, arguments.token) as api:
-        agent = asyncio.create_task(Agent(node, arguments.node, api, labels).run())
+        agent = asyncio.create_task(Agent(node, arguments.node, api, dict(arguments.label)).run())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({agent, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -145,9 +156,9 @@ def _runner(arguments: argparse.Namespace) -> contextlib.AbstractAsyncContextMan
 def _plain_runner(arguments: argparse.Namespace) -> Runner:
     if arguments.runner == "docker":
         return DockerRunner(
-            program=arguments.docker, extra=arguments.docker_argument, host=PathMap.parse(arguments.docker_path)
+            program=arguments.docker, extra=arguments.docker_argument, host=PathMap(tuple(arguments.docker_path))
         )
-    variables = VARIABLES | dict(entry.split("=", 1) for entry in arguments.path_variable)
+    variables = VARIABLES | dict(arguments.path_variable)
     base = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return ProcessRunner(HostPaths(base, lambda path: Path(path).read_text(), variables, show_gpus))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -12,12 +11,6 @@ class PathMap:
     """`pairs` of folders: as they are called here, and there. The deepest one counts."""
 
     pairs: tuple[tuple[str, str], ...] = ()
-
-    @classmethod
-    def parse(cls, entries: Iterable[str]) -> PathMap:
-        """From `here=there` each. Raises ValueError."""
-        pairs = [tuple(entry.split("=", 1)) for entry in entries]
-        return cls(tuple((here, there) for here, there in pairs))
 
     def __call__(self, path: str) -> str:
         """What `path` is called there."""
