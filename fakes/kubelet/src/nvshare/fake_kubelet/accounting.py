@@ -12,11 +12,14 @@ from nvshare.fake_kubelet.options import Topology
 NO_NODE = -1
 """Stands for the NUMA node of a device that names none."""
 
+UNEXPECTED = "UnexpectedAdmissionError"
+"""Reason of a pod whose devices could not be given."""
+
 
 class AdmissionError(Exception):
     """A pod that this node does not take. `reason` is the pod's; the message is kubelet's sentence."""
 
-    def __init__(self, message: str, reason: str = "UnexpectedAdmissionError") -> None:
+    def __init__(self, message: str, reason: str = UNEXPECTED) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nvshare.fake_kubelet.accounting import AdmissionError
+from nvshare.fake_kubelet.accounting import UNEXPECTED, AdmissionError
 from nvshare.fake_kubelet.kubelet import Kubelet
 from nvshare.fake_kubelet.launches import launch
 from nvshare.fake_kubelet.plugin_client import PluginError
@@ -272,4 +272,5 @@ class PodWorker:
 
 
 def _rejected(error: AdmissionError) -> str:
-    return f"Pod was rejected: Allocate failed due to {error}, which is unexpected"
+    unexpected = error.reason == UNEXPECTED
+    return "Pod was rejected: " + (f"Allocate failed due to {error}, which is unexpected" if unexpected else str(error))
