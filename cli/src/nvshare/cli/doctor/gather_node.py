@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,6 +12,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
+from nvshare.bus.connection import Bus
+from nvshare.bus.credentials import CredentialError
+from nvshare.bus.hub import Hub
 from nvshare.bus.node_client import NodeError
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.cli.doctor.facts import AllocationFacts, FolderFacts, KubeletFacts, NodeFacts
@@ -20,6 +26,9 @@ from nvshare.cli.node_query import fetch_status
 
 _CHECKPOINT = "kubelet_internal_checkpoint"
 _CONNECT_SECONDS = 1.0
+_HUB_SECONDS = 3.0
+_NATS_CONFIGURATION = "nats-server.conf"
+_LEAF = "leafnodes"  # stands in it where the node has a hub
 _PLUGIN = "device-plugin"
 
 
@@ -100,8 +109,11 @@ async def gather_running(directory: NodeDirectory) -> NodeFacts:
     description: dict[str, object] = {}
     with contextlib.suppress(OSError, ValueError):
         description = directory.read_description()
+    hub, hub_problem = await ask_hub(directory)
     node = NodeFacts(
         str(directory.path),
+        hub=hub,
+        hub_problem=hub_problem,
         emulated=bool(description.get("emulated")),
         build=str(description.get("build") or ""),
         allocations=tuple(_allocations(directory)),
@@ -110,6 +122,34 @@ async def gather_running(directory: NodeDirectory) -> NodeFacts:
         return replace(node, status=await fetch_status(directory))
     except (NodeError, CommandError) as error:
         return replace(node, refusal=str(error))
+
+
+async def ask_hub(directory: NodeDirectory) -> tuple[bool | None, str]:
+    """Whether the hub that this node is a leaf of answers through the node's bus; None: there is none, or it cannot be
+    asked, and why.
+    """
+    try:
+        if _LEAF not in (directory.nats / _NATS_CONFIGURATION).read_text():
+            return None, ""
+        found = directory.read_description()
+        credential = directory.service_credentials(_PLUGIN).read_text()
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError) as error:
+        return None, f"whether it answers, only the node's user can ask: {error}"
+    with capture_logs():  # what the bus logs is for services
+        try:
+            async with asyncio.timeout(_HUB_SECONDS):
+                bus = await Bus.connect(url=str(found.get("nats_url")), jwt=credential, name=_PLUGIN)
+                try:
+                    async with Hub(bus) as hub:
+                        return hub.reachable, ""
+                finally:
+                    await bus.close()
+        except TimeoutError:
+            return False, ""
+        except CredentialError as error:
+            return None, f"whether it answers cannot be asked: {error}"
 
 
 def _allocations(directory: NodeDirectory) -> list[AllocationFacts]:
