@@ -34,6 +34,7 @@ OK, UNKNOWN, WARNING, FAULT = Verdict.OK, Verdict.UNKNOWN, Verdict.WARNING, Verd
 
 HOST = HostFacts(
     root=True,
+    container=False,
     kernel="6.8.0",
     glibc="2.36",
     membarrier=True,
@@ -135,8 +136,21 @@ def test_without_a_driver_a_box_can_try_emulated_gpus_and_a_node_of_kubernetes_c
     assert verdict(box, "driver") is WARNING
     assert "--emulate" in find(box, "driver").advice
     assert verdict(replace(box, kubelet=KUBELET), "driver") is FAULT
-    emulated = with_node(status(), emulated=True)
-    assert verdict(replace(emulated, driver=NO_DRIVER), "driver") is OK
+
+
+def test_what_the_nodes_scheduler_sees_need_not_be_seen_here() -> None:
+    check = find(replace(with_node(status()), driver=NO_DRIVER), "driver")
+    assert check.verdict is OK
+    assert "1 GPU" in check.text
+    unknown = replace(FACTS, driver=NO_DRIVER, node=NodeFacts("/var/lib/nvshare", refusal="no answer"))
+    assert verdict(unknown, "driver") is FAULT
+
+
+def test_a_container_of_the_node_does_not_take_the_host_for_one_without_kubelet() -> None:
+    facts = replace(FACTS, kubelet=NO_KUBELET, host=replace(HOST, container=True))
+    check = find(facts, "kubelet")
+    assert check.verdict is UNKNOWN
+    assert "on the host" in check.advice
 
 
 def test_a_driver_whose_libraries_are_missing_is_told_apart_from_none() -> None:

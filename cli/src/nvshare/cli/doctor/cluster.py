@@ -16,6 +16,9 @@ _READ_AS_ROOT = "run `nvshare doctor` as root to see it"
 def cluster_checks(facts: Facts) -> Iterator[Check]:
     """Of the machine as a node of Kubernetes; where there is no kubelet, that is all that is said."""
     kubelet = facts.kubelet
+    if not kubelet.present and facts.host.container:
+        yield unknown("kubelet", f"this is a container without {kubelet.folder}", "run it on the host to check it")
+        return
     if not kubelet.present:
         yield ok("kubelet", f"no kubelet in {kubelet.folder}: this machine is no node of Kubernetes")
         return

@@ -15,6 +15,7 @@ class HostFacts:
     """Kernel, C library and memory. The kernel's features by what they are for."""
 
     root: bool
+    container: bool  # this is one: much of the host cannot be seen from here
     kernel: str
     glibc: str  # empty: another C library
     membarrier: bool

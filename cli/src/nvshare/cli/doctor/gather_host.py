@@ -30,6 +30,7 @@ _RUNTIME_FILES = (
     "/etc/docker/daemon.json",
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
 )
+_CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
 
@@ -39,6 +40,7 @@ def gather_host() -> HostFacts:
     memory = _memory()
     return HostFacts(
         root=os.geteuid() == 0,
+        container="KUBERNETES_SERVICE_HOST" in os.environ or any(path.exists() for path in _CONTAINER_MARKS),
         kernel=platform.release(),
         glibc=version if library == "glibc" else "",
         membarrier=_has_membarrier(),

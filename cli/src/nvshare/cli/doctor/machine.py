@@ -58,17 +58,7 @@ def _glibc_check(host: HostFacts) -> Check:
 def _driver_checks(facts: Facts) -> Iterator[Check]:
     name, driver = "driver", facts.driver
     if driver.refusal:
-        text = f"NVML cannot be used: {driver.refusal}"
-        advice = "install NVIDIA's driver, or try nvshare on emulated GPUs (`nvshare up --emulate 1`)"
-        if driver.version:
-            advice = f"the kernel's part is there ({driver.version}): put the driver's libraries where the linker looks"
-        emulated_node = facts.node is not None and facts.node.emulated
-        if facts.kubelet.present and not emulated_node:
-            yield fault(name, text, advice)
-        elif emulated_node:
-            yield ok(name, "no NVIDIA driver is needed: the node that runs has emulated GPUs")
-        else:
-            yield warning(name, text, advice)
+        yield _missing_driver(name, facts)
         return
     kind = "emulated GPU" if driver.emulated else "NVIDIA driver"
     if not driver.gpus:
@@ -81,6 +71,19 @@ def _driver_checks(facts: Facts) -> Iterator[Check]:
         )
     else:
         yield ok(name, f"{kind} {driver.version}, GPUs: {len(driver.gpus)}")
+
+
+def _missing_driver(name: str, facts: Facts) -> Check:
+    """NVML cannot be used: whether that matters depends on what else is here."""
+    driver, node = facts.driver, facts.node
+    if node is not None and node.status is not None and node.status.gpus:
+        kind = "emulated GPUs" if node.emulated else "GPUs"
+        return ok(name, f"not needed here: the node's scheduler has {len(node.status.gpus)} {kind}")
+    text = f"NVML cannot be used: {driver.refusal}"
+    advice = "install NVIDIA's driver, or try nvshare on emulated GPUs (`nvshare up --emulate 1`)"
+    if driver.version:
+        advice = f"the kernel's part is there ({driver.version}): put the driver's libraries where the linker looks"
+    return fault(name, text, advice) if facts.kubelet.present else warning(name, text, advice)
 
 
 def _gpu_check(gpu: GpuFacts) -> Check:
