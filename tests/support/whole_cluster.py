@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ class WholeCluster:
     folder: Path
     api: FakeApiServer
     hub: HubServer
-    kubelet: Kubelet
+    node: Node
     environment: dict[str, str]
     session: ClientSession
     services: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
@@ -73,10 +73,17 @@ class WholeCluster:
         self, name: str, annotations: Mapping[str, str] | None = None, once: bool = False, shares: int = 1
     ) -> str:
         """Makes a pod that says what memory it sees; its UID."""
+        program = [str(MEMORY_WATCH), str(self._answers(name)), "once" if once else "on"]
+        return await self.run_pod(name, program, annotations, shares)
+
+    async def run_pod(
+        self, name: str, program: Sequence[str], annotations: Mapping[str, str] | None = None, shares: int = 1
+    ) -> str:
+        """Makes a pod that runs a Python program with these arguments; its UID."""
         container = {
             "name": "app",
             "image": "none",
-            "command": [sys.executable, str(MEMORY_WATCH), str(self._answers(name)), "once" if once else "on"],
+            "command": [sys.executable, *program],
             "resources": {"limits": {RESOURCE: str(shares)}},
         }
         body = {
@@ -101,6 +108,23 @@ class WholeCluster:
         url = f"{self.api.url}/api/v1/namespaces/default/pods/{name}?gracePeriodSeconds=0"
         async with self.session.delete(url) as answer:
             assert answer.status == 200, await answer.text()
+
+    async def phase(self, name: str) -> str:
+        """Of a pod, as its status says."""
+        async with self.session.get(f"{self.api.url}/api/v1/namespaces/default/pods/{name}") as answer:
+            return str((await answer.json()).get("status", {}).get("phase", ""))
+
+    def output(self, pod_uid: str) -> str:
+        """What the pod's program has written."""
+        return self.node.workers[pod_uid].log_path("app").read_text()
+
+    async def look(self, program: str, *arguments: str) -> Any:
+        """What a program answers, in JSON, that looks at the emulated cards from outside."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, *arguments, env=self.environment, stdout=asyncio.subprocess.PIPE
+        )
+        answer, _ = await process.communicate()
+        return json.loads(answer)
 
     async def events(self, pod: str) -> list[dict[str, Any]]:
         """The events on a pod."""
@@ -178,7 +202,9 @@ async def whole_cluster(folder: Path, gpus: int = 2, **plugin_settings: str) -> 
         }
         session = await stack.enter_async_context(ClientSession())
         kubelet = Kubelet(folder / "kubelet")
-        cluster = WholeCluster(folder, api, hub, kubelet, environment, session)
+        paths = HostPaths({"PATH": os.environ["PATH"]}, lambda path: Path(path).read_text(), VARIABLES, show_gpus)
+        node = Node(kubelet, ProcessRunner(paths))
+        cluster = WholeCluster(folder, api, hub, node, environment, session)
 
         async def end_services() -> None:
             for name in list(cluster.services):
@@ -188,9 +214,7 @@ async def whole_cluster(folder: Path, gpus: int = 2, **plugin_settings: str) -> 
         await _start_relay(cluster, keys)
         await cluster.start_service("scheduler")
         await cluster.start_service("quota-watcher")
-        base = {"PATH": os.environ["PATH"]}
-        paths = HostPaths(base, lambda path: Path(path).read_text(), VARIABLES, show_gpus)
-        node = await stack.enter_async_context(Node(kubelet, ProcessRunner(paths)))
+        await stack.enter_async_context(node)
         await cluster.start_service("device-plugin")
         client = await stack.enter_async_context(ApiClient(api.url))
         agent = asyncio.create_task(Agent(node, NODE, client).run())
