@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -362,6 +362,53 @@ async def test_a_process_without_nvshare_is_told_shown_and_lowers_the_capacity(n
     finally:
         process.kill()
         await process.communicate()
+
+
+async def fail(node: Node, *arguments: str) -> None:
+    """Do something to the cards from outside."""
+    command = [sys.executable, "-m", "nvshare.emulator", *arguments]
+    process = await asyncio.create_subprocess_exec(*command, env=node.environment(NVSHARE_EMULATOR_DEVICES="2"))
+    assert await process.wait() == 0
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_c4_a_gpu_that_is_lost_while_it_is_shared_is_a_problem_until_it_answers(node: Node) -> None:
+    async def is_silent() -> bool:
+        return any("the driver has not answered" in problem for problem in (await node.gpu()).problems)
+
+    async def answers() -> bool:
+        return not await is_silent()
+
+    await node.relay()
+    await fail(node, "fail", "0")
+    await until(is_silent)
+    await fail(node, "recover", "0")
+    await until(answers)
+
+
+async def test_c4_a_lost_gpu_keeps_no_other_from_being_shared_and_is_shared_when_it_answers(bare_node: Node) -> None:
+    await fail(bare_node, "fail", "1")
+    await bare_node.start_scheduler()
+    assert [gpu.index for gpu in (await bare_node.status()).gpus] == [0]
+    await fail(bare_node, "recover", "1")
+    assert bare_node.process is not None
+    assert await asyncio.wait_for(bare_node.process.wait(), 15) == 0
+    await bare_node.start_scheduler()
+    assert [gpu.index for gpu in (await bare_node.status()).gpus] == [0, 1]
+
+
+async def test_where_no_gpu_answers_the_reason_is_said_in_one_line(bare_node: Node) -> None:
+    await fail(bare_node, "fail", "0")
+    await fail(bare_node, "fail", "1")
+    status, said = await run(**bare_node.environment())
+    assert status == 1
+    assert said.count("\n") == 0
+    assert "GPU 1: GPU is lost" in said
 
 
 class BrokenDriver(Driver):

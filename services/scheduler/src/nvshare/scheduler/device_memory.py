@@ -32,26 +32,43 @@ class Gpu:
 
 
 class Driver:
-    """An open NVML. Its calls take up to milliseconds and belong in a thread of their own."""
+    """An open NVML. Its calls take up to milliseconds and belong in a thread of their own.
+
+    `missing` are the indices of GPUs that are there and did not say who they are.
+    """
+
+    missing: tuple[int, ...] = ()
 
     def __init__(self, indices: Collection[int] = ()) -> None:
-        """Of all GPUs, or of those with these indices. Raises DriverError."""
+        """Of all GPUs, or of those with these indices. One that is lost does not keep the others from being shared.
+
+        Raises DriverError when none answers.
+        """
+        found: list[tuple[Gpu, Any]] = []
+        missing: dict[int, pynvml.NVMLError] = {}
         try:
             pynvml.nvmlInit()
             count = pynvml.nvmlDeviceGetCount()
             if indices and max(indices) >= count:
                 raise DriverError(f"NVSHARE_GPUS names GPU {max(indices)}; NVML knows {count}, the first is GPU 0")
-            wanted = sorted(indices) or range(count)
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in wanted]
-            described = [_describe(index, handle) for index, handle in zip(wanted, handles, strict=True)]
+            for index in sorted(indices) or range(count):
+                try:
+                    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                    found.append((_describe(index, handle), handle))
+                except pynvml.NVMLError as error:
+                    missing[index] = error
         except pynvml.NVMLError as error:
             raise DriverError(
                 f"cannot read the GPUs through NVML ({error}): install the NVIDIA driver, or use an emulated node"
             ) from error
-        self.gpus: tuple[Gpu, ...] = tuple(described)
-        self._handles: dict[str, Any] = {gpu.uuid: handle for gpu, handle in zip(described, handles, strict=True)}
-        if not self.gpus:
+        if not found and missing:
+            named = ", ".join(f"GPU {index}: {error}" for index, error in missing.items())
+            raise DriverError(f"no GPU answers ({named}): see the kernel's log for Xid errors; reset it or reboot")
+        if not found:
             raise DriverError("NVML knows no GPU: check the driver, or use an emulated node")
+        self.gpus: tuple[Gpu, ...] = tuple(gpu for gpu, _ in found)
+        self.missing = tuple(missing)
+        self._handles: dict[str, Any] = {gpu.uuid: handle for gpu, handle in found}
 
     def sample(self, uuid: str, clients: Collection[int] = ()) -> MemorySampled:
         """The memory of one GPU now; of processes that are not `clients` (pids) also whose they are.
@@ -77,9 +94,30 @@ class Driver:
         )
         return MemorySampled(started_ns, int(memory.total), int(memory.used), processes)
 
+    def renew(self) -> bool:
+        """Opens NVML anew: a GPU that was reset may only be seen after that. Whether one of the missing answers now."""
+        self.close()
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return False
+        for uuid in self._handles:
+            with contextlib.suppress(pynvml.NVMLError):
+                self._handles[uuid] = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return any(_answers(index) for index in self.missing)
+
     def close(self) -> None:
-        """Gives NVML back."""
-        pynvml.nvmlShutdown()
+        """Gives NVML back, if it is open."""
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _answers(index: int) -> bool:
+    try:
+        _describe(index, pynvml.nvmlDeviceGetHandleByIndex(index))
+    except pynvml.NVMLError:
+        return False
+    return True
 
 
 def _describe(index: int, handle: Any) -> Gpu:

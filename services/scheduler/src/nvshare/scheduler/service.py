@@ -46,6 +46,7 @@ from nvshare.v1 import client_pb2, control_pb2, node_pb2
 
 HISTORY_FILE = "history.jsonl"
 _PLAN_SECONDS = 0.01  # changes of a plan that come together are published together
+_RENEW_SECONDS = 2.0
 _QUIET_EVENTS = frozenset({"lock-granted", "lock-released"})  # many a second: logged at level debug
 
 _log = structlog.get_logger()
@@ -91,6 +92,7 @@ class Scheduler:
         self._relay: node_pb2.RelayState | None = None
         self._relay_heard_ns = 0
         self._refused_messages = 0
+        self._silent: set[str] = set()  # GPUs (UUIDs) that did not answer when they were asked last
         self._gpus = {gpu.uuid: SharedGpu(gpu, RecordedArbiter(self._new_arbiter(gpu))) for gpu in driver.gpus}
         self._arbiters = {uuid: shared.recorded.arbiter for uuid, shared in self._gpus.items()}
         self._coordination = Coordination(gangs=share.gangs)
@@ -102,6 +104,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, lambda: self._spawn(self._dump_history()))
         watches = [self._spawn(self._watch_memory(shared)) for shared in self._gpus.values()]
+        watches.append(self._spawn(self._watch_driver()))
         node = self._share.node
         await self._bus.subscribe(subjects.report_any(), client_pb2.Report, self._on_report)
         await self._bus.subscribe(subjects.relay(node), node_pb2.RelayState, self._on_relay)
@@ -300,14 +303,33 @@ class Scheduler:
             shared.sample_now.clear()
             await self._sample(shared)
 
+    async def _watch_driver(self) -> None:
+        """While GPUs do not answer, NVML is opened anew again and again. Ends when one answers that was missing at the
+        start: whoever starts the scheduler again gets it, and the plans stay in force meanwhile."""
+        loop = asyncio.get_running_loop()
+        for index in self._driver.missing:
+            _log.error("a GPU does not answer: it is not shared", index=index)
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            if not self._silent and not self._driver.missing:
+                continue
+            if await loop.run_in_executor(self._driver_thread, self._driver.renew):
+                _log.info("a GPU that was missing answers: the scheduler ends, to be started with it")
+                return
+
     async def _sample(self, shared: SharedGpu) -> None:
         loop = asyncio.get_running_loop()
         try:
             clients = frozenset(client.pid for client in shared.state.clients.values())
             sample = await loop.run_in_executor(self._driver_thread, self._driver.sample, shared.gpu.uuid, clients)
         except DriverError as error:
-            _log.warning("no memory sample", error=str(error))
+            if shared.gpu.uuid not in self._silent:
+                _log.error("no memory sample: the last one counts", error=str(error))
+            self._silent.add(shared.gpu.uuid)
             return
+        if shared.gpu.uuid in self._silent:
+            self._silent.remove(shared.gpu.uuid)
+            _log.info("the GPU answers again", gpu=shared.gpu.uuid)
         await self._handle(shared, sample)
 
     def _status(self) -> control_pb2.StatusReply:

@@ -134,6 +134,10 @@ def _problems(state: ArbiterState, clients: list[Client], now_ns: int, policy: P
         yield "the relay has not spoken yet: nothing is promised"
     elif now_ns - state.relay_heard_ns > policy.silent_ns:
         yield f"the relay has not spoken for {(now_ns - state.relay_heard_ns) // SECOND_NS} s: is it running?"
+    sampled_ns = state.card.sampled_ns or state.relay_known_ns
+    if sampled_ns is not None and now_ns - sampled_ns > policy.silent_ns:
+        seconds = (now_ns - sampled_ns) // SECOND_NS
+        yield f"the driver has not answered for {seconds} s: has the GPU failed? Who runs goes on"
     for client in clients:
         if client.state == ClientState.STUCK or "client-stuck" in client.told:
             yield f"{client.client} is stuck: its work in flight does not end; others take their turns without it"
