@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from nvshare.bus.node_directory import NodeDirectory
+from nvshare.cli.doctor import command, gather_host
 from nvshare.cli.doctor.check import Check, Verdict, exit_status
 from nvshare.cli.doctor.command import check_line, judge, summary
 from nvshare.cli.doctor.facts import (
@@ -58,7 +59,7 @@ FACTS = Facts(
     user=0,
     host=HOST,
     driver=DRIVER,
-    toolkit=ToolkitFacts(("nvidia-ctk",), ("/etc/containerd/config.toml",), ()),
+    toolkit=ToolkitFacts(("nvidia-ctk",), ("/etc/containerd/config.toml",), default=True),
     kubelet=KUBELET,
     folder=FOLDER,
     node=None,
@@ -195,7 +196,8 @@ def test_without_kubelet_nothing_is_asked_of_kubernetes() -> None:
     [
         (ToolkitFacts(), FAULT),
         (ToolkitFacts(("nvidia-ctk",)), WARNING),
-        (ToolkitFacts(("nvidia-ctk",), ("/etc/docker/daemon.json",)), OK),
+        (ToolkitFacts(("nvidia-ctk",), ("/etc/docker/daemon.json",)), WARNING),
+        (ToolkitFacts(("nvidia-ctk",), ("/etc/docker/daemon.json",), default=True), OK),
         (ToolkitFacts(cdi_specs=("/etc/cdi/nvidia.yaml",)), OK),
     ],
 )
@@ -326,6 +328,27 @@ def test_a_check_is_one_line() -> None:
     assert check_line(Check("GPU 0", FAULT, "it is lost", "reset it")).plain == "fault   GPU 0: it is lost → reset it"
 
 
+@pytest.mark.parametrize(
+    ("text", "default"),
+    [
+        ('[plugins."io.containerd.grpc.v1.cri".containerd]\n  default_runtime_name = "nvidia"\n', True),
+        ('  default_runtime_name = "runc"\n[runtimes.nvidia]\n', False),
+        ('[crio.runtime]\ndefault_runtime = "nvidia"\n', True),
+        ('{\n  "default-runtime": "nvidia",\n  "runtimes": {}\n}\n', True),
+        ('# default_runtime_name = "nvidia"\n', False),
+    ],
+)
+def test_the_default_runtime_is_read_from_the_settings_of_all_runtimes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, default: bool
+) -> None:
+    settings = folder / "config"
+    settings.write_text(text)
+    monkeypatch.setattr(gather_host, "_RUNTIME_FILES", (str(settings),))
+    toolkit = gather_host.gather_toolkit()
+    assert toolkit.default is default
+    assert toolkit.runtimes == (str(settings),)
+
+
 def test_kubelets_folder_is_read(folder: Path) -> None:
     plugins = folder / "device-plugins"
     plugins.mkdir()
@@ -371,6 +394,16 @@ def test_the_command_needs_no_rights_and_no_gpu(folder: Path, nvshare: Callable[
     assert checks["kernel"]["verdict"] in ("ok", "warning")
     assert checks["node"]["text"] == "no node runs here"
     assert answer.returncode == int(any(check["verdict"] == "fault" for check in checks.values()))
+
+
+def test_on_a_node_of_a_cluster_it_looks_at_the_clusters_folder(
+    folder: Path, nvshare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVSHARE_NODE_DIR", raising=False)
+    monkeypatch.setattr(command, "CLUSTER_FOLDER", folder / "cluster")
+    answer = nvshare("doctor", "--json", "--kubelet", str(folder))
+    checks = {check["check"]: check["text"] for check in json.loads(answer.stdout)}
+    assert str(folder / "cluster") in checks["node folder"]
 
 
 def test_the_command_on_a_node_with_emulated_cards_finds_it_well(node_dir: Path, nvshare: Callable[..., Any]) -> None:

@@ -42,8 +42,11 @@ def _toolkit_check(toolkit: ToolkitFacts) -> Check:
     if not toolkit.runtimes and not toolkit.cdi_specs:
         advice = "run `nvidia-ctk runtime configure`, or `nvidia-ctk cdi generate` and set `injection.devices: cdi`"
         return warning(name, "it is installed, but no container runtime's settings name it", advice)
-    found = [*toolkit.programs[:1], *toolkit.runtimes, *toolkit.cdi_specs]
-    return ok(name, f"found {', '.join(found)}")
+    found = f"found {', '.join([*toolkit.programs[:1], *toolkit.runtimes, *toolkit.cdi_specs])}"
+    if toolkit.runtimes and not toolkit.default and not toolkit.cdi_specs:
+        advice = "install the chart with `runtimeClassName=nvidia`, and give it to pods, or make it the default"
+        return warning(name, f"{found}, but NVIDIA's runtime is not the default: pods need its runtime class", advice)
+    return ok(name, found)
 
 
 def _plugins_check(kubelet: KubeletFacts) -> Check:

@@ -22,6 +22,9 @@ from nvshare.cli.node_query import find_node
 from nvshare.cli.terminal import console
 
 KUBELET = Path("/var/lib/kubelet")
+CLUSTER_FOLDER = Path("/var/lib/nvshare")
+"""Of a node of a cluster, as the chart has it."""
+
 _STYLES = {Verdict.OK: "green", Verdict.UNKNOWN: "dim", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red"}
 
 
@@ -61,8 +64,11 @@ async def gather(kubelet: Path, node_dir: Path | None) -> Facts:
     from nvshare.cli.doctor.gather_host import gather_driver, gather_host, gather_toolkit
     from nvshare.cli.doctor.gather_node import gather_folder, gather_kubelet, gather_running
 
-    running = find_node(node_dir)
-    directory = running or (NodeDirectory(node_dir.absolute()) if node_dir else NodeDirectory.default())
+    in_cluster = node_dir is None and kubelet.is_dir() and "NVSHARE_NODE_DIR" not in os.environ
+    running = find_node(node_dir) or (find_node(CLUSTER_FOLDER) if in_cluster else None)
+    directory = running or NodeDirectory.default()
+    if running is None and (node_dir is not None or in_cluster):
+        directory = NodeDirectory((node_dir or CLUSTER_FOLDER).absolute())
     return Facts(
         user=os.geteuid(),
         host=gather_host(),

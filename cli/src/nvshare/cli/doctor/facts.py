@@ -58,6 +58,7 @@ class ToolkitFacts:
 
     programs: tuple[str, ...] = ()  # that are there
     runtimes: tuple[str, ...] = ()  # files of container runtimes that name it
+    default: bool = False  # one of them makes it the default, so that pods need no runtime class
     cdi_specs: tuple[str, ...] = ()  # that describe GPUs
 
 

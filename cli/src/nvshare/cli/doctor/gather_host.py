@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -30,6 +31,10 @@ _RUNTIME_FILES = (
     "/etc/docker/daemon.json",
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
 )
+_NVIDIA = re.compile("nvidia")
+_CDI_KIND = re.compile(r"nvidia\.com/gpu")
+# As containerd (default_runtime_name), CRI-O (default_runtime) and Docker ("default-runtime") call it.
+_DEFAULT_RUNTIME = re.compile(r"""^\s*"?default[-_]runtime(?:_name)?"?\s*[=:]\s*["']nvidia["']""", re.MULTILINE)
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 _CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
@@ -154,17 +159,17 @@ def gather_toolkit() -> ToolkitFacts:
     """What files tell of NVIDIA's container toolkit."""
     return ToolkitFacts(
         programs=tuple(name for name in _TOOLKIT_PROGRAMS if shutil.which(name)),
-        runtimes=tuple(path for path in _RUNTIME_FILES if _names_nvidia(Path(path))),
-        cdi_specs=tuple(
-            str(spec) for folder in _CDI_FOLDERS for spec in _files(folder) if _names_nvidia(spec, "nvidia.com/gpu")
-        ),
+        runtimes=tuple(path for path in _RUNTIME_FILES if _matches(Path(path), _NVIDIA)),
+        default=any(_matches(Path(path), _DEFAULT_RUNTIME) for path in _RUNTIME_FILES),
+        cdi_specs=tuple(str(spec) for folder in _CDI_FOLDERS for spec in _files(folder) if _matches(spec, _CDI_KIND)),
     )
 
 
-def _names_nvidia(path: Path, word: str = "nvidia") -> bool:
+def _matches(path: Path, pattern: re.Pattern[str]) -> bool:
+    """Whether a file, or one in a folder, has such a text."""
     for file in _files(path) if path.is_dir() else [path]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            if word in file.read_text():
+            if pattern.search(file.read_text()):
                 return True
     return False
 
