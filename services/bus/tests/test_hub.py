@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from services.bus.tests.conftest import hub_access
@@ -12,7 +13,7 @@ from services.bus.tests.conftest import hub_access
 from nvshare.bus.bucket import Bucket
 from nvshare.bus.connection import Bus
 from nvshare.bus.credentials import NodeKeys
-from nvshare.bus.hub import NOTICES, Hub
+from nvshare.bus.hub import NOTICES, Hub, NotNowError
 from nvshare.bus.hub_server import ALLOCATIONS, QUOTAS, HubServer
 from nvshare.bus.nats_server import NatsServer
 from nvshare.v1.kubernetes_pb2 import PodNotice, PodQuota
@@ -172,6 +173,27 @@ async def test_e15_a_value_with_unknown_fields_counts_and_is_used(node: Hub, wat
     assert node.bus.unknown_messages == 1
 
 
+async def test_a_mirror_reads_a_bucket_once_and_then_follows_it(
+    node: Hub, watcher: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvshare.bus.jetstream._PULL_SECONDS", 0.05)
+    asked: list[str] = []
+    ask = node.bus.ask
+
+    async def count(subject: str, *rest: Any) -> None:
+        asked.append(subject)
+        await ask(subject, *rest)
+
+    monkeypatch.setattr(node.bus, "ask", count)
+    quotas = watcher.bucket(QUOTAS, PodQuota)
+    for number in range(3):
+        await quotas.put(f"u-{number}", PodQuota(name=str(number)))
+    async with mirrored(node.bucket(QUOTAS, PodQuota)), asyncio.timeout(5):
+        while len(asked) < 6:
+            await asyncio.sleep(0.005)
+    assert len(set(asked[:6])) == 1  # of one consumer
+
+
 async def test_a_mirror_whose_handler_raises_goes_on(node: Hub, watcher: Hub) -> None:
     seen: asyncio.Queue[int] = asyncio.Queue()
 
@@ -289,6 +311,47 @@ async def test_a_kept_message_whose_handling_fails_comes_again(node: Hub, watche
         while tries.qsize() < 2:
             await asyncio.sleep(0.005)
     assert (watcher.bus.failed_handlers, watcher.poisonous_messages) == (1, 0)
+    task.cancel()
+
+
+async def test_a_kept_message_that_cannot_be_handled_now_is_not_given_up(
+    node: Hub, watcher: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvshare.bus.hub._LONGEST_TRY_AGAIN_SECONDS", 0)
+    assert await node.publish_kept("nvshare.v1.node.node-1.notice", PodNotice(reason="QuotaApplied"))
+    tries: list[str] = []
+    done = asyncio.Event()
+
+    def handle(subject: str, notice: PodNotice) -> None:
+        tries.append(notice.reason)
+        if len(tries) < 12:
+            raise NotNowError("the API server is away")
+        done.set()
+
+    task = asyncio.create_task(watcher.consume_kept(NOTICES, "events", PodNotice, handle))
+    await asyncio.wait_for(done.wait(), 5)
+    assert (watcher.bus.failed_handlers, watcher.poisonous_messages) == (0, 0)
+    task.cancel()
+
+
+async def test_kept_messages_that_wait_long_for_their_turn_come_once(
+    node: Hub, watcher: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nvshare.bus.hub._ACKNOWLEDGE_SECONDS", 0.5)
+    for number in range(12):
+        assert await node.publish_kept("nvshare.v1.node.node-1.notice", PodNotice(reason=f"r{number}"))
+    seen: list[str] = []
+    done = asyncio.Event()
+
+    async def handle(subject: str, notice: PodNotice) -> None:
+        await asyncio.sleep(0.08)  # all of them take longer than the hub waits for one
+        seen.append(notice.reason)
+        if notice.reason == "r11":
+            done.set()
+
+    task = asyncio.create_task(watcher.consume_kept(NOTICES, "events", PodNotice, handle))
+    await asyncio.wait_for(done.wait(), 5)
+    assert seen == [f"r{number}" for number in range(12)]
     task.cancel()
 
 

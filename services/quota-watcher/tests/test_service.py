@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from nvshare.bus.api_access import Access
+from nvshare.bus.hub import NotNowError
 from nvshare.fake_api_server.faults import Action, Fault
 from nvshare.fake_api_server.objects import pod
 from nvshare.fake_api_server.resources import EVENTS, PODS, Target
 from nvshare.fake_api_server.server import FakeApiServer
 from nvshare.quota_watcher import annotations
 from nvshare.quota_watcher.annotations import CORE_LIMIT
-from nvshare.quota_watcher.api import Api, UnreachableError
+from nvshare.quota_watcher.api import Api
+from nvshare.quota_watcher.events import BURST
 from nvshare.quota_watcher.service import Watcher
 from nvshare.v1.kubernetes_pb2 import PodNotice
 from nvshare.v1.node_pb2 import Pod
@@ -363,7 +365,7 @@ def notice(name: str = "web", uid: str = "", reason: str = "QuotaApplied") -> Po
 
 
 async def test_e16_a_notice_of_a_node_becomes_an_event_on_the_pod(cluster: Cluster) -> None:
-    uid = cluster.add("web", "30")
+    uid = cluster.add("web", "30", node="n1")
     async with cluster.watcher() as watcher:
         await cluster.until({"web": 30})
         await watcher.handle_notice(NODE, notice())
@@ -382,14 +384,55 @@ async def test_a_notice_that_is_nonsense_is_refused_and_counted(cluster: Cluster
     assert not cluster.server.store.all(EVENTS)
 
 
-async def test_a_notice_comes_again_when_the_api_server_does_not_answer(
+@pytest.mark.parametrize("sender", ["n2", "worker-2", "worker"])
+async def test_a_notice_about_a_pod_on_another_node_is_refused(cluster: Cluster, sender: str) -> None:
+    cluster.add("web", "30", node="worker.1")
+    async with cluster.watcher() as watcher:
+        await cluster.until({"web": 30})
+        await watcher.handle_notice(f"nvshare.v1.node.{sender}.notice", notice())
+        assert watcher.refused_notices == 1
+    assert not cluster.server.store.all(EVENTS)
+
+
+async def test_a_node_whose_name_is_no_token_is_believed_of_its_own_pods(cluster: Cluster) -> None:
+    cluster.add("web", "30", node="worker.1")
+    async with cluster.watcher() as watcher:
+        await cluster.until({"web": 30})
+        await watcher.handle_notice("nvshare.v1.node.worker-1.notice", notice())
+    await cluster.events(1)
+
+
+async def test_a_notice_about_an_earlier_pod_of_the_name_or_one_without_a_node_is_refused(cluster: Cluster) -> None:
+    cluster.add("web", "30", node="n1")
+    cluster.add("waiting", "30")
+    async with cluster.watcher() as watcher:
+        await watcher.handle_notice(NODE, notice(uid="another"))
+        await watcher.handle_notice(NODE, notice("waiting"))
+        await watcher.handle_notice(NODE, notice("gone"))
+        assert watcher.refused_notices == 3
+    assert not cluster.server.store.all(EVENTS)
+
+
+async def test_a_notice_about_a_pod_that_the_watcher_has_not_seen_yet_is_believed(cluster: Cluster) -> None:
+    async with cluster.watcher() as watcher:
+        await until(lambda: watcher.ready)
+        await cluster.disturb(Action.SILENT)
+        cluster.add("web", "30", node="n1")
+        await watcher.handle_notice(NODE, notice())
+    await cluster.events(1)
+
+
+async def test_a_notice_comes_again_for_as_long_as_the_api_server_does_not_answer(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nvshare.quota_watcher.event_writer._PATIENCE_SECONDS", 0.1)
-    cluster.server.faults.add(Fault(Action.HANG, path="*/events*"))
+    monkeypatch.setattr("nvshare.quota_watcher.event_writer._PATIENCE_SECONDS", 0.02)
+    cluster.add("web", "30", node="n1")
     async with cluster.watcher() as watcher:
-        with pytest.raises(UnreachableError):
-            await watcher.handle_notice(NODE, notice())
+        await cluster.until({"web": 30})
+        cluster.server.faults.add(Fault(Action.HANG, path="*/events*"))
+        for _ in range(2 * BURST):  # tries that do not count against what a pod may have of events
+            with pytest.raises(NotNowError):
+                await watcher.handle_notice(NODE, notice())
         cluster.server.clear_faults()
         await watcher.handle_notice(NODE, notice())
     assert len(await cluster.events(1)) == 1

@@ -151,8 +151,8 @@ def annotate(server: FakeApiServer, name: str, cores: str) -> None:
     server.store.patch(Target(PODS, "default", name), {"metadata": {"annotations": {CORE_LIMIT: cores}}})
 
 
-def add(server: FakeApiServer, name: str, cores: str) -> None:
-    server.add(pod(name, annotations={CORE_LIMIT: cores}))
+def add(server: FakeApiServer, name: str, cores: str, *, node: str = "") -> None:
+    server.add(pod(name, annotations={CORE_LIMIT: cores}, node=node))
 
 
 async def test_b9_annotations_reach_the_hub_within_200_ms(server: FakeApiServer, process: Process, seen: Seen) -> None:
@@ -199,7 +199,7 @@ async def test_a_watcher_that_was_killed_finds_what_changed(
 async def test_e16_notices_of_nodes_become_events_also_over_a_kill(
     server: FakeApiServer, process: Process, hub_server: HubServer, seen: Seen, tmp_path: Path
 ) -> None:
-    add(server, "web", "10")
+    add(server, "web", "10", node="n1")
     await seen.until({"web": 10})
     process.kill()
     uid = server.store.all(PODS)[0]["metadata"]["uid"]

@@ -30,13 +30,18 @@ DOMAIN = "hub"
 _PROBE_SECONDS = 1.0
 _PROBE_AWAY_SECONDS = 0.25
 _ACKNOWLEDGE_SECONDS = 30.0
-_TRY_AGAIN_NS = 1_000_000_000
+_TRY_AGAIN_SECONDS = 1
+_LONGEST_TRY_AGAIN_SECONDS = 15
 _MOST_DELIVERIES = 5
 _REFUSED_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
 MessageT = TypeVar("MessageT", bound=Message)
+
+
+class NotNowError(Exception):
+    """A kept message cannot be handled now, through no fault of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +147,9 @@ class Hub:
         """Calls `handler(subject, message)` for each message that `stream` keeps, one after the other, until it is
         cancelled; after a restart it goes on behind what was handled. A message may come twice.
 
-        One whose handling raises comes again a second later, five times in all. It is given up then, as one that cannot
-        be parsed is at once, and counted.
+        One whose handling raises NotNowError comes again, less and less often, for as long as the stream keeps it. One
+        whose handling raises anything else comes again a second later, five times in all; it is given up then, as one
+        that cannot be parsed is at once, and counted. Handling should take no longer than some seconds.
         """
         while True:
             failures = self.failures
@@ -197,11 +203,14 @@ class Hub:
             outcome = handler(stored.subject, message)
             if inspect.isawaitable(outcome):
                 await outcome
+        except NotNowError as error:
+            _log.debug("a kept message waits", subject=stored.subject, error=str(error))
+            return _again(min(2 ** min(stored.deliveries - 1, 8), _LONGEST_TRY_AGAIN_SECONDS))
         except Exception:
             self.bus.failed_handlers += 1
             _log.exception("handler failed", subject=stored.subject)
             if stored.deliveries < _MOST_DELIVERIES:
-                return b'-NAK {"delay": %d}' % _TRY_AGAIN_NS
+                return _again(_TRY_AGAIN_SECONDS)
             self.poisonous_messages += 1
             return b"+TERM"
         return b"+ACK"
@@ -246,3 +255,8 @@ class Hub:
         except Exception:
             self.bus.failed_handlers += 1
             _log.exception("handler failed", reachable=reachable)
+
+
+def _again(seconds: int) -> bytes:
+    """The acknowledgement by which a message comes again after so long."""
+    return b'-NAK {"delay": %d}' % (seconds * 1_000_000_000)

@@ -20,6 +20,7 @@ REQUEST_SECONDS = 1.0
 _PULL_SECONDS = 1.0  # how long the hub keeps a pull open
 _PULL_ANSWER_SECONDS = 0.5  # how much later its answer may come
 _BATCH = 256
+_DURABLE_BATCH = 4  # what waits for its turn must not look as if it were forgotten
 _NS = 1_000_000_000
 
 STREAM_EXISTS_OTHERWISE = 10058  # nats-server's codes of errors
@@ -108,7 +109,7 @@ class JetStream:
             "deliver_policy": "all",
             "ack_policy": "explicit",
             "ack_wait": int(acknowledge_seconds * _NS),
-            "max_ack_pending": _BATCH,
+            "max_ack_pending": 1000,
         }
         try:
             await self.call(
@@ -117,27 +118,32 @@ class JetStream:
         except RefusedError as error:
             if error.code != CONSUMER_EXISTS_OTHERWISE:
                 raise
-        async with self._consumer(stream, name) as consumer:
+        async with self._consumer(stream, name, _DURABLE_BATCH) as consumer:
             yield consumer
 
     @asynccontextmanager
-    async def _consumer(self, stream: str, name: str) -> AsyncIterator["Consumer"]:
+    async def _consumer(self, stream: str, name: str, batch: int = _BATCH) -> AsyncIterator["Consumer"]:
         arrived: asyncio.Queue[Msg] = asyncio.Queue()
         inbox, close = await self.bus.open_inbox(arrived.put)
         try:
-            yield Consumer(self, f"CONSUMER.MSG.NEXT.{stream}.{name}", inbox, arrived)
+            yield Consumer(self, f"CONSUMER.MSG.NEXT.{stream}.{name}", inbox, arrived, batch)
         finally:
             await close()
 
 
 class Consumer:
-    """Pulls messages of one consumer of a stream."""
+    """Pulls messages of one consumer of a stream, at most `batch` at once."""
 
-    def __init__(self, stream: JetStream, next_message: str, inbox: str, arrived: "asyncio.Queue[Msg]") -> None:
+    def __init__(
+        self, stream: JetStream, next_message: str, inbox: str, arrived: "asyncio.Queue[Msg]", batch: int
+    ) -> None:
         self._stream = stream
         self._subject = f"{stream.prefix}.{next_message}"
         self._inbox = inbox
         self._arrived = arrived
+        self._batch = batch
+        self._left = 0  # of the pull that is open at the hub
+        self._deadline = 0.0
 
     async def forget(self, delete: str) -> None:
         """Asks the hub to delete the consumer, which it does by itself after a while."""
@@ -149,26 +155,31 @@ class Consumer:
     async def pull(self) -> AsyncIterator[Stored]:
         """The messages that come within a second, or fewer when many come. Raises AwayError when the hub does not
         answer or some were lost on the way: then a new consumer must read everything again.
+
+        Whoever leaves early goes on with the next call: the hub knows of one pull.
         """
-        body = {"batch": _BATCH, "expires": int(_PULL_SECONDS * _NS)}
-        await self._stream.bus.ask(self._subject, json.dumps(body).encode(), self._inbox)
-        got = 0
-        deadline = asyncio.get_running_loop().time() + _PULL_SECONDS + _PULL_ANSWER_SECONDS
-        while got < _BATCH:
+        clock = asyncio.get_running_loop().time
+        if self._left == 0:
+            body = {"batch": self._batch, "expires": int(_PULL_SECONDS * _NS)}
+            await self._stream.bus.ask(self._subject, json.dumps(body).encode(), self._inbox)
+            self._left = self._batch
+            self._deadline = clock() + _PULL_SECONDS + _PULL_ANSWER_SECONDS
+        while self._left > 0:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(self._deadline):
                     message = await self._arrived.get()
             except TimeoutError:
                 raise AwayError("the hub does not answer a pull") from None
             headers = message.headers or {}
             status = headers.get("Status", "").split(" ")[0]
             if status == "408":  # the second is over, and this is how many of the batch were not used
-                if got != _BATCH - int(headers.get("Nats-Pending-Messages", _BATCH - got)):
+                left, self._left = self._left, 0
+                if left != int(headers.get("Nats-Pending-Messages", left)):
                     raise AwayError("messages of the hub were lost on the way")
                 return
             if status:
                 raise AwayError(f"the hub ended a pull: {status} {headers.get('Description', '')}")
-            got += 1
+            self._left -= 1
             yield _stored(message)
 
 

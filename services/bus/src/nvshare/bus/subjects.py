@@ -42,6 +42,11 @@ def valid_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
+def node_token(name: str) -> str:
+    """A host's or a cluster's name of a node as a token: other characters become `-`, at most 64 of them."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] or "node"
+
+
 def valid_reply_token(text: str) -> bool:
     """Whether `text` may be the `reply_token` of a request: 1 to 32 characters of [A-Za-z0-9]."""
     return _REPLY_TOKEN.fullmatch(text) is not None

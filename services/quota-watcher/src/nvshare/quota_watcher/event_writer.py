@@ -10,7 +10,7 @@ from nvshare.quota_watcher.api import Api, RefusedError, UnreachableError
 from nvshare.quota_watcher.events import CountUp, EventBook, Notice, Post
 
 _WAITING = 1000
-_PATIENCE_SECONDS = 20.0  # less than the hub's, which hands out a notice again after 30 s
+_PATIENCE_SECONDS = 5.0  # several notices of nodes wait for one, and the hub hands them out again after 30 s
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 4.0
 _CONFLICT = 409
@@ -63,6 +63,7 @@ class EventWriter:
                 await self._try(notice, entry)
         except TimeoutError:
             self._failed(entry, notice, "the API server does not answer")
+            self._book.not_written(notice, entry.name)
             return False
         except (RefusedError, ValueError) as error:
             # For example its namespace is being deleted, or the service account may not write events.

@@ -97,6 +97,12 @@ class EventBook:
         """The API server does not have the event any more, or never got it."""
         self._counts.pop(name, None)
 
+    def not_written(self, notice: Notice, name: str) -> None:
+        """The API server was not there for the event: another try does not count against its pod."""
+        self.forget(name)
+        if notice.uid in self._buckets:
+            self._buckets[notice.uid].left += 1
+
     def _combined(self, notice: Notice, now: float) -> Notice:
         key = (notice.uid, notice.reason)
         series = self._series.get(key)

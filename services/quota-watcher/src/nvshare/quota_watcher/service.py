@@ -4,6 +4,8 @@ import asyncio
 
 import structlog
 
+from nvshare.bus.hub import NotNowError
+from nvshare.bus.subjects import node_token
 from nvshare.quota_watcher.api import Api, RefusedError, UnreachableError
 from nvshare.quota_watcher.event_writer import EventWriter
 from nvshare.quota_watcher.events import Notice
@@ -18,6 +20,7 @@ from nvshare.v1.kubernetes_pb2 import PodNotice, PodQuota
 
 _READ_FIRST_SECONDS = 0.25
 _READ_AGAIN_SECONDS = 60.0
+_ASK_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
@@ -67,18 +70,41 @@ class Watcher:
             tasks.create_task(self._keep_reading())
 
     async def handle_notice(self, subject: str, message: PodNotice) -> None:
-        """Writes the event that a node asks for. Raises UnreachableError when the API server does not answer: the
-        notice is to come again.
+        """Writes the event that a node asks for, on a pod of its own. Raises NotNowError when the API server does not
+        answer: the notice is to come again.
         """
         notice = notice_of(message)
         if notice is None:
-            self.refused_notices += 1
-            _log.warning("a notice of a node is nonsense", sent_on=subject)
+            self._refuse("nonsense", subject)
             return
-        if not notice.uid and (pod := self._follower.find(notice.namespace, notice.pod)) is not None:
-            notice = _about(pod, notice.warning, notice.reason, notice.text, notice.container)
-        if not await self._events.write(notice):
-            raise UnreachableError("the event cannot be written now")
+        sender = subject.split(".")[3]  # the hub lets nobody else say so (docs/protocol.md, "The hub")
+        pod = await self._pod_of(notice, sender)
+        if pod is None:
+            self._refuse("about a pod that is not its own", subject)
+        elif not await self._events.write(_about(pod, notice.warning, notice.reason, notice.text, notice.container)):
+            raise NotNowError("the event cannot be written now")
+
+    def _refuse(self, why: str, subject: str) -> None:
+        self.refused_notices += 1
+        _log.warning("a notice of a node is refused", sent_on=subject, why=why)
+
+    async def _pod_of(self, notice: Notice, node: str) -> Pod | None:
+        """The pod that a notice is about, if it is on `node`. Raises NotNowError."""
+
+        def is_it(pod: Pod | None) -> bool:
+            return pod is not None and bool(pod.node) and node_token(pod.node) == node and notice.uid in ("", pod.uid)
+
+        pod = self._follower.find(notice.namespace, notice.pod)
+        if not is_it(pod):  # its node may have seen it before us
+            try:
+                async with asyncio.timeout(_ASK_SECONDS):
+                    document = await self._api.pod(notice.namespace, notice.pod)
+                pod = None if document is None else parse_pod(document)
+            except (RefusedError, UnreachableError, TimeoutError) as error:
+                raise NotNowError(f"cannot ask for the pod: {error}") from error
+            except MalformedPodError:
+                return None
+        return pod if is_it(pod) else None
 
     def _changed(self, change: Change) -> None:
         pod = change.pod
