@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from nvshare.bus.api_access import AccessError
 from nvshare.cli.bench.runner import SilentSteps
 from nvshare.cli.errors import CommandError
 from nvshare.cli.kubernetes.api import ApiError
 from nvshare.cli.kubernetes.bundle import bundled_command
 from nvshare.cli.kubernetes.command import cluster_access, compare, find_workload, works_of
+from nvshare.cli.kubernetes.login import login_by_program
 from nvshare.cli.kubernetes.options import ClusterOptions, parse_annotations
 from nvshare.cli.kubernetes.pods import PodPlan, PodState, pod_state
 from nvshare.cli.kubernetes.rows import answer_in, pod_row
@@ -281,6 +283,47 @@ def test_the_cluster_is_found_as_kubectl_finds_it(tmp_path: Path) -> None:
     assert cluster_access(plain, {}, tmp_path).url == "http://127.0.0.1:8001"
     with pytest.raises(CommandError, match="kubectl proxy"):
         cluster_access(ClusterOptions(pods=1), {}, tmp_path / "nobody")
+
+
+def program(folder: Path, script: str) -> dict[str, Any]:
+    """What a kubeconfig says of a program that gives tokens."""
+    path = folder / "login"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": str(path),
+        "env": [{"name": "WHO", "value": "me"}],
+    }
+
+
+def credential(ends: str) -> str:
+    """A script that counts how often it was asked, and gives that as a token."""
+    document = {"kind": "ExecCredential", "status": {"token": "$WHO-$count", "expirationTimestamp": ends}}
+    text = json.dumps(document).replace('"', '\\"')
+    return f'cd "$(dirname "$0")"; echo x >> asked; count=$(wc -l < asked); echo "{text}"'
+
+
+@pytest.mark.parametrize(
+    ("ends", "tokens"), [("2999-01-01T00:00:00Z", ["me-1", "me-1"]), ("2000-01-01T00:00:00Z", ["me-1", "me-2"])]
+)
+def test_a_program_is_asked_for_a_token_when_the_last_one_has_ended(
+    tmp_path: Path, ends: str, tokens: list[str]
+) -> None:
+    current_token = login_by_program(program(tmp_path, credential(ends)))
+    assert [current_token(), current_token()] == tokens
+
+
+@pytest.mark.parametrize("script", ["echo 'not logged in' >&2; exit 1", "echo '{}'", "echo nonsense"])
+def test_a_program_that_gives_no_token_is_named(tmp_path: Path, script: str) -> None:
+    with pytest.raises(AccessError, match="login gave no token"):
+        login_by_program(program(tmp_path, script))()
+
+
+def test_a_program_that_is_not_there_comes_with_the_kubeconfigs_hint(tmp_path: Path) -> None:
+    section = {"apiVersion": "v1", "command": str(tmp_path / "nobody"), "installHint": "install it so"}
+    with pytest.raises(AccessError, match="install it so"):
+        login_by_program(section)()
 
 
 def test_the_workloads_run_where_nvshare_is_not_installed(tmp_path: Path) -> None:

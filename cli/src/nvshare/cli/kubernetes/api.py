@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -76,13 +77,14 @@ class PodApi:
     ) -> Object | str:
         assert self._session is not None, "the context was not entered"
         try:
+            headers = await asyncio.to_thread(self._access.headers)  # a program may have to be asked
             tls = self._access.tls()
             async with self._session.request(
                 method,
                 self._access.url + self._path + path,
                 params=query,
                 json=body,
-                headers=self._access.headers(),
+                headers=headers,
                 ssl=True if tls is None else tls,
                 server_hostname=self._access.tls_server_name,
             ) as response:

@@ -19,6 +19,7 @@ from nvshare.cli.bench.workload import LARGE, SMALL, Bounds, Workload, numbered
 from nvshare.cli.errors import CommandError
 from nvshare.cli.kubernetes.api import PodApi
 from nvshare.cli.kubernetes.bundle import bundled_command
+from nvshare.cli.kubernetes.login import login_by_program
 from nvshare.cli.kubernetes.options import ClusterOptions
 from nvshare.cli.kubernetes.pods import PodPlan
 from nvshare.cli.kubernetes.run import PATIENCE_SECONDS, Patience, Pods, Work, run_pods
@@ -51,7 +52,7 @@ def cluster_access(options: ClusterOptions, environment: Mapping[str, str], home
     if kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in environment and (home / ".kube" / "config").exists():
         kubeconfig = home / ".kube" / "config"
     try:
-        return find_access(options.api_server, kubeconfig, environment)
+        return find_access(options.api_server, kubeconfig, environment, login=login_by_program)
     except AccessError as error:
         hint = "give --kubeconfig, or run `kubectl proxy` and give its address with --api-server"
         raise CommandError(f"{error}; {hint}") from error

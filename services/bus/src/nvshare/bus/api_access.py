@@ -8,7 +8,7 @@ import contextlib
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ _UNSUPPORTED = {
 }
 
 
+Login = Callable[[Mapping[str, Any]], Callable[[], str]]
+"""Of what a kubeconfig says of a program (`exec`), a function that gives the token to use now. Raises AccessError."""
+
+
 class AccessError(RuntimeError):
     """The API server cannot be reached as it was said; the message is one line that says what to do."""
 
@@ -37,6 +41,7 @@ class Access:
     url: str
     token: str = ""
     token_file: Path | None = None
+    current_token: Callable[[], str] | None = None
     ca_file: Path | None = None
     ca_data: str = ""
     client_certificate: bytes = b""
@@ -50,8 +55,10 @@ class Access:
 
     def headers(self) -> dict[str, str]:
         """For each request. Tokens of service accounts expire within an hour or so; kubelet writes new ones into the
-        file. While that cannot be read the last one is used.
+        file. While that cannot be read the last one is used. Raises AccessError where a program gives none.
         """
+        if self.current_token is not None:
+            self.token = self.current_token()
         if self.token_file is not None:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 self.token = self.token_file.read_text().strip() or self.token
@@ -81,17 +88,21 @@ class Access:
 
 
 def find_access(
-    url: str, kubeconfig: Path | None, environment: Mapping[str, str], account: Path = SERVICE_ACCOUNT
+    url: str,
+    kubeconfig: Path | None,
+    environment: Mapping[str, str],
+    account: Path = SERVICE_ACCOUNT,
+    login: Login | None = None,
 ) -> Access:
-    """By the address `url` where it is given, else by the file `kubeconfig`, else as a pod in a cluster. Raises
-    AccessError.
+    """By the address `url` where it is given, else by the file `kubeconfig`, else as a pod in a cluster. `login` runs
+    the program that a kubeconfig may name; without it none is run. Raises AccessError.
     """
     if url:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise AccessError(f"{url!r} is no address of an API server: write it like http://127.0.0.1:8001")
         return Access(url.rstrip("/"))
     if kubeconfig is not None:
-        return from_kubeconfig(kubeconfig)
+        return from_kubeconfig(kubeconfig, login)
     if "KUBERNETES_SERVICE_HOST" in environment:
         return in_cluster(environment, account)
     raise AccessError(
@@ -113,7 +124,7 @@ def in_cluster(environment: Mapping[str, str], account: Path = SERVICE_ACCOUNT) 
     return Access(f"https://{address}:{port}", token_file=token, ca_file=authority, namespace=namespace)
 
 
-def from_kubeconfig(path: Path) -> Access:
+def from_kubeconfig(path: Path, login: Login | None = None) -> Access:
     """As the current context of a kubeconfig file says. Raises AccessError, also for what is not supported."""
     try:
         document = yaml.safe_load(path.read_text())
@@ -126,7 +137,7 @@ def from_kubeconfig(path: Path) -> Access:
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, StopIteration) as error:
         raise AccessError(f"kubeconfig {path} has no usable current context: {type(error).__name__} {error}") from None
     for key, what in _UNSUPPORTED.items():
-        if key in user:
+        if key in user and not (key == "exec" and login is not None):
             hint = "use a token or a client certificate, for example of a service account"
             raise AccessError(f"kubeconfig {path}: {what} is not supported: {hint}")
     if "proxy-url" in cluster:
@@ -138,6 +149,7 @@ def from_kubeconfig(path: Path) -> Access:
         url,
         token=str(user.get("token", "")),
         token_file=folder / token_file if token_file else None,
+        current_token=login(user["exec"]) if login is not None and "exec" in user else None,
         ca_data=authority.decode("ascii", "replace"),
         client_certificate=_content(user, "client-certificate", folder),
         client_key=_content(user, "client-key", folder),
