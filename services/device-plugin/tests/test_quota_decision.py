@@ -41,6 +41,10 @@ def test_what_no_annotation_says_is_the_nodes_default() -> None:
     assert container_quota(said, "app", NODE_DEFAULT) == Quota(2 * GIB, priority="best-effort")
 
 
+def test_a_group_is_one_of_its_namespace() -> None:
+    assert container_quota(pod(ContainerQuota(group="team")), "app", NODE_DEFAULT).group == "default/team"
+
+
 def test_of_two_pods_with_one_name_the_later_one_counts() -> None:
     quotas = {"uid-1": pod(created=1), "uid-2": pod(uid="uid-2", created=2), "uid-3": pod(name="other", created=3)}
     assert newest_quota(quotas, "default", "web") == quotas["uid-2"]

@@ -18,7 +18,7 @@ RECORD = Record(
     made_unix_ns=5,
     started_unix_ns=7,
     pod=Pod("default", "web", "uid-1", "app"),
-    quota=Quota(2**30, 30, 200, "best-effort", core_burst=True),
+    quota=Quota(2**30, 30, 200, "best-effort", core_burst=True, group="default/team"),
     quota_source=POD,
     quota_since_unix_ns=6,
     opted_out=True,

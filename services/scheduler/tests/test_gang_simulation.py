@@ -64,6 +64,24 @@ def test_e11_a_rank_that_starts_seconds_later_joins_its_gang() -> None:
     assert [one.done, two.done] == [True, True]
 
 
+@pytest.mark.parametrize("mode", [Mode.AUTO, Mode.SERIAL])
+def test_a3_ranks_in_allocations_of_their_own_are_a_gang_when_they_have_one_group(mode: Mode) -> None:
+    world = node(mode)
+    one = world.start_job("one", LARGE, start_ns=(0, SECOND_NS // 10), apart=True, group="default/one")
+    two = world.start_job("two", LARGE, gpus=(1, 0), start_ns=(0, SECOND_NS // 10), apart=True, group="default/two")
+    world.run(2 * WORK_NS + 8 * SECOND_NS)
+    assert [one.done, two.done] == [True, True]
+    assert {event.allocation for event in world.events} == {"default/one", "default/two"}
+
+
+def test_a3_without_a_group_nobody_knows_that_they_belong_together() -> None:
+    world = node()
+    one = world.start_job("one", LARGE, start_ns=(0, SECOND_NS // 10), apart=True)
+    two = world.start_job("two", LARGE, gpus=(1, 0), start_ns=(0, SECOND_NS // 10), apart=True)
+    world.run(20 * QUANTUM_NS)
+    assert (one.computed_ns, two.computed_ns) == (0, 0)
+
+
 def test_a_gang_ends_with_its_processes_and_the_next_one_comes_in() -> None:
     world = node()
     one, two = world.start_job("one", LARGE), world.start_job("two", LARGE)

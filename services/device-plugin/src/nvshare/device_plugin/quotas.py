@@ -18,6 +18,7 @@ class Quota:
     weight: int = DEFAULT_WEIGHT
     priority: str = NORMAL
     core_burst: bool = False
+    group: str = ""  # with its namespace
 
     def __str__(self) -> str:
         """For people."""
@@ -31,6 +32,8 @@ class Quota:
             parts.append(f"weight {self.weight}")
         if self.priority != NORMAL:
             parts.append(self.priority)
+        if self.group:
+            parts.append(f"group {self.group}")
         return ", ".join(parts)
 
 
@@ -40,7 +43,7 @@ def container_quota(pod: PodQuota, container: str, default: Quota) -> Quota:
     for name in ("", container) if container else ("",):
         for one in pod.containers:
             if one.container == name:
-                quota = _with(quota, one)
+                quota = _with(quota, one, pod.namespace)
     return quota
 
 
@@ -52,7 +55,7 @@ def newest_quota(quotas: dict[str, PodQuota], namespace: str, name: str, uid: st
     return max(named, key=lambda one: (one.created_unix_ns, one.uid), default=None)
 
 
-def _with(quota: Quota, said: ContainerQuota) -> Quota:
+def _with(quota: Quota, said: ContainerQuota, namespace: str) -> Quota:
     if said.HasField("memory_limit_bytes"):
         quota = replace(quota, memory_limit_bytes=said.memory_limit_bytes)
     if said.HasField("core_limit_percent"):
@@ -63,4 +66,6 @@ def _with(quota: Quota, said: ContainerQuota) -> Quota:
         quota = replace(quota, priority=priority_word(said.priority))
     if said.HasField("core_burst"):
         quota = replace(quota, core_burst=said.core_burst)
+    if said.group:
+        quota = replace(quota, group=f"{namespace}/{said.group}")
     return quota

@@ -103,6 +103,7 @@ class Record:
             priority=node_pb2.Priority.Name(PRIORITIES[quota.priority]),
             core_burst=quota.core_burst,
             pod=pod_message(self.pod),
+            group=quota.group,
         )
 
 
@@ -170,6 +171,7 @@ def _quota(document: dict[str, object]) -> Quota:
         weight=weight if 1 <= weight <= GREATEST_WEIGHT else DEFAULT_WEIGHT,
         priority=priority if isinstance(priority, str) and priority in PRIORITIES else NORMAL,
         core_burst=document["core_burst"] is True,
+        group=str(document.get("group", "")),
     )
 
 

@@ -55,11 +55,12 @@ class RelayView:
 
 def _same(one: Allocation, record: Record) -> bool:
     quota = record.quota
-    said = (one.memory_limit_bytes, one.core_limit_percent, one.weight, one.priority, one.core_burst)
+    said = (one.memory_limit_bytes, one.core_limit_percent, one.weight, one.priority, one.core_burst, one.group)
     return said == (
         quota.memory_limit_bytes,
         quota.core_limit_percent,
         quota.weight,
         PRIORITIES[quota.priority],
         quota.core_burst,
+        quota.group,
     )

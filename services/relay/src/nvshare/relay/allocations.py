@@ -32,6 +32,7 @@ _GPU = re.compile(r"(?:GPU|MIG)-[0-9a-f-]{36}", re.ASCII)  # as NVML prints them
 _MAX_GPUS = 64
 _MAX_REQUESTED_GPUS = 16
 _MAX_NAME_CHARACTERS = 64
+_MAX_GROUP_CHARACTERS = 128  # namespace and name, of 63 each
 _MAX_POD_CHARACTERS = 253  # of a name in Kubernetes
 _MAX_BYTES = 2**63 - 1
 
@@ -65,6 +66,7 @@ class Allocation:
     priority: str = NORMAL
     core_burst: bool = False
     pod: Pod | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -85,6 +87,8 @@ class Allocation:
             raise AllocationError(f"its weight is not 1 to {GREATEST_WEIGHT}")
         if self.priority not in PRIORITIES:
             raise AllocationError(f"its priority is none of {', '.join(PRIORITIES)}")
+        if len(self.group) > _MAX_GROUP_CHARACTERS or not (self.group.isprintable() or not self.group):
+            raise AllocationError(f"its group is longer than {_MAX_GROUP_CHARACTERS} characters or not printable")
         if not valid_token(self.source):
             raise AllocationError("its source is no token")
 
@@ -124,6 +128,7 @@ def parse_allocation(text: str, folder_name: str) -> Allocation:
         priority=_text({"priority": NORMAL, **document}, "priority"),
         core_burst=_truth({"core_burst": False, **document}, "core_burst"),
         pod=_pod(document.get("pod")),
+        group=_text({"group": "", **document}, "group"),
     )
     if allocation.id != folder_name:
         raise AllocationError("its id is not the name of its folder")

@@ -29,8 +29,13 @@ def gpu_claims(state: ArbiterState, now_ns: int, policy: Policy) -> GpuClaims | 
     )
 
 
-def gang_of(client: Client) -> str:
-    """What names the gang that a client is in, if others of that gang are on other GPUs. Empty: it is in none."""
+def gang_of(client: Client, state: ArbiterState) -> str:
+    """What names the gang that a client is in, if others of that gang are on other GPUs: the group that its owner named,
+    else its allocation, where its work shows that it is tied to others'. Empty: it is in none.
+    """
+    allocation = state.allocations.get(client.allocation)
+    if allocation is not None and allocation.group:
+        return allocation.group
     return client.allocation if client.report is not None and client.report.gang else ""
 
 
@@ -43,7 +48,7 @@ def _claim(client: Client, state: ArbiterState, now_ns: int, policy: Policy) -> 
     return Claim(
         key=client.key,
         # Where nothing is managed everybody may run.
-        gang="" if state.mode == Mode.OFF else gang_of(client),
+        gang="" if state.mode == Mode.OFF else gang_of(client, state),
         demand=demand,
         demand_ends_ns=0 if wants_now else rests_from_ns,
         placed=placed,

@@ -53,5 +53,5 @@ class Coordination:
     def _anybody_is_tied(self, arbiters: Mapping[str, Arbiter]) -> bool:
         """Whether there is, or was until now, anything to coordinate."""
         return any(ruled.rulings for ruled in self._ruled.values()) or any(
-            gang_of(client) for arbiter in arbiters.values() for client in arbiter.state.clients.values()
+            gang_of(client, arbiter.state) for arbiter in arbiters.values() for client in arbiter.state.clients.values()
         )

@@ -204,6 +204,7 @@ class Allocation:
     weight: int = DEFAULT_WEIGHT
     priority: Priority = Priority.NORMAL
     core_burst: bool = False  # the core limit does not hold while nobody else wants the GPU
+    group: str = ""  # clients of all allocations with it are one gang
     pod: str = ""  # `namespace/name`, where it is one's
     pod_uid: str = ""
 

@@ -89,13 +89,20 @@ class SimulatedNode:
         *,
         start_ns: Sequence[int] = (),
         collective: bool = True,
+        apart: bool = False,
+        group: str = "",
     ) -> Job:
         """A job with a rank on each of the GPUs, all with the same steps, whose bursts of work end together; without
-        `collective` each is for itself. `start_ns` is when each starts; else at once."""
+        `collective` each is for itself. `start_ns` is when each starts; else at once. With `apart` each rank is in an
+        allocation of its own, all of them in `group`, and nothing that a rank does shows that it is tied to the others.
+        """
         job = Job(len(gpus))
         for place, index in enumerate(gpus):
             world = self.gpus[index]
-            rank = Rank(world, name, 1000 + len(world.programs), steps, job if collective else None)
+            allocation = f"{name}-{place}" if apart else name
+            world.groups[allocation] = group
+            rank = Rank(world, allocation, 1000 + len(world.programs), steps, job if collective else None)
+            rank.gang = rank.gang and not apart
             job.ranks.append(rank)
             world.add(rank, start_ns[place] if start_ns else 0)
         return job

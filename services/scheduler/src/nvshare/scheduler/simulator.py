@@ -110,6 +110,7 @@ class Simulation:
         self.card = Card(capacity_bytes, 4 * capacity_bytes)
         self.link = Link(link_bytes_per_second)
         self.quotas_bytes: dict[str, int] = {}
+        self.groups: dict[str, str] = {}
         self.programs: list[Program] = []
         self.events: list[PublishEvent] = []
         self.recorded: RecordedArbiter | None = None
@@ -218,7 +219,7 @@ class Simulation:
         self._relay_sequence += 1
         living = [program for program in self.programs if program.alive]
         allocations = {
-            name: Allocation(name, memory_limit_bytes=self.quotas_bytes.get(name, 0))
+            name: Allocation(name, memory_limit_bytes=self.quotas_bytes.get(name, 0), group=self.groups.get(name, ""))
             for name in {program.allocation: None for program in living}
         }
         state = RelayReported(1, self._relay_sequence, tuple(allocations.values()), tuple(map(self._peer, living)))

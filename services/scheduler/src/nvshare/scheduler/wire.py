@@ -142,6 +142,7 @@ def _allocation_from(allocation: node_pb2.Allocation) -> Allocation:
         weight=min(allocation.weight or DEFAULT_WEIGHT, GREATEST_WEIGHT),
         priority=_PRIORITIES.get(int(allocation.priority), Priority.NORMAL),
         core_burst=allocation.core_burst,
+        group=_clean(allocation.group),
         pod=_clean(f"{allocation.pod.namespace}/{allocation.pod.name}") if allocation.HasField("pod") else "",
         pod_uid=_clean(allocation.pod.uid),
     )
