@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import time
 from urllib.parse import urlsplit
 
 from services.relay.tests.conftest import GPU, Node
@@ -70,7 +71,7 @@ async def test_b9_a_changed_description_is_told_long_before_the_next_scan_when_i
     await bare_node.allocation("a")  # a new folder needs no word
     changed = Allocation("a", (GPU,), "a", -1, 2**30, 0, "device-plugin").to_json()
     write_atomically(bare_node.directory.allocation_description("a"), changed)
-    bare_node.directory.touch_allocations()
+    bare_node.directory.touch_allocations(time.time_ns())
     await bare_node.states.until(lambda state: state.allocations[0].memory_limit_bytes == 2**30)
     stop.set()
     await running

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import stat
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,9 +106,10 @@ class NodeDirectory:
     def allocation_arena_socket(self, allocation: str) -> Path:
         return self.allocation(allocation) / "arena.sock"
 
-    def touch_allocations(self) -> None:
-        """Lets the relay see at once that a description has changed. Raises OSError."""
-        now_ns = time.time_ns()  # the file system's own clock is too coarse to tell two changes apart
+    def touch_allocations(self, now_ns: int) -> None:
+        """Lets the relay see at once that a description has changed. `now_ns` differs from call to call, as the time of
+        the file system's own clock may not. Raises OSError.
+        """
         os.utime(self.allocations, ns=(now_ns, now_ns))
 
     def log(self, service: str) -> Path:

@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 import structlog
@@ -73,7 +74,7 @@ class Folders:
         if _text(description) != text:
             write_atomically(description, text, _FILE_MODE)
             self._set_label(description)
-            self._directory.touch_allocations()
+            self._directory.touch_allocations(time.time_ns())
         status = description.stat()
         self._read[record.id] = ((status.st_mtime_ns, status.st_ino), record)
 

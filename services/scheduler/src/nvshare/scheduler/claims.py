@@ -30,8 +30,8 @@ def gpu_claims(state: ArbiterState, now_ns: int, policy: Policy) -> GpuClaims | 
 
 
 def gang_of(client: Client, state: ArbiterState) -> str:
-    """What names the gang that a client is in, if others of that gang are on other GPUs: the group that its owner named,
-    else its allocation, where its work shows that it is tied to others'. Empty: it is in none.
+    """What names the gang that a client is in, if others of that gang are on other GPUs: the group that its owner
+    named, else its allocation, where its work shows that it is tied to others'. Empty: it is in none.
     """
     allocation = state.allocations.get(client.allocation)
     if allocation is not None and allocation.group:
