@@ -57,10 +57,14 @@ def test_root_and_rights_are_for_the_nodes_services_alone(chart: Chart) -> None:
 
 
 def test_the_hosts_processes_and_network_are_for_the_daemon_sets_alone(chart: Chart) -> None:
-    pods = chart.render(EVERYTHING).pods()
+    pods = chart.render().pods()
     for setting in ("hostPID", "hostNetwork"):
         assert {name for name, pod in pods.items() if pod.get(setting)} == {"demo-nvshare-link", "demo-nvshare-node"}
-    assert not [name for name, pod in pods.items() if pod.get("hostIPC")]
+    assert not [name for name, pod in chart.render(EVERYTHING).pods().items() if pod.get("hostIPC")]
+
+
+def test_a_program_on_emulated_gpus_has_the_hosts_numbers(chart: Chart) -> None:
+    assert chart.render({"emulated": {"gpus": 1}}).pods()["demo-nvshare-test"]["hostPID"] is True
 
 
 def test_each_folder_of_the_host_that_is_mounted_is_in_the_documents_table(chart: Chart) -> None:
