@@ -28,6 +28,7 @@ from nats.aio.msg import Msg
 from nvshare.bus.credentials import ServiceCredential
 from nvshare.bus.hub_access import HubAccess
 from nvshare.bus.trace import HEADER, current_traceparent, valid_traceparent
+from nvshare.bus.way_in import Found, NoWayInError, WayIn
 
 _RECONNECT_WAIT_SECONDS = 0.1
 _PING_SECONDS = 5
@@ -57,6 +58,8 @@ class Bus:
         self._client = nats.aio.client.Client()
         self._logged: set[tuple[str, str]] = set()
         self._away = False  # and it was said
+        self._way: WayIn | None = None
+        self._found: Found | None = None
         self.dropped_messages = 0
         self.malformed_messages = 0
         self.unknown_messages = 0
@@ -83,6 +86,27 @@ class Bus:
             user_jwt_cb=lambda: bytearray(credential.jwt.encode()),
             signature_cb=credential.signature,
             inbox_prefix=credential.inbox or f"_INBOX.{name}",
+        )
+        return bus
+
+    @classmethod
+    async def connect_node(
+        cls,
+        way: WayIn,
+        *,
+        on_reconnect: Callable[[], Awaitable[None] | None] | None = None,
+    ) -> "Bus":
+        """Connects a service to its node's bus; waits for as long as there is none. Whenever the bus is away, what the
+        node's folder says is read again: the bus may be elsewhere then, and let in only who has a new credential.
+        """
+        found = await way.wait()
+        bus = cls(way.service, on_reconnect)
+        bus._way, bus._found = way, found
+        await bus._open(
+            found.url,
+            user_jwt_cb=lambda: bytearray(bus._credential.jwt.encode()),
+            signature_cb=lambda nonce: bus._credential.signature(nonce),
+            inbox_prefix=found.credential.inbox or f"_INBOX.{way.service}",
         )
         return bus
 
@@ -250,15 +274,39 @@ class Bus:
             name, hint = message_type.DESCRIPTOR.name, "counted, not logged again"
             _log.log(level, event, subject=sent_on or subject, message=name, hint=hint)
 
+    @property
+    def _credential(self) -> ServiceCredential:
+        assert self._found is not None  # it connects by what it found
+        return self._found.credential
+
     async def _errored(self, error: Exception) -> None:
-        if isinstance(error, OSError | nats.errors.UnexpectedEOF):  # comes with each attempt to connect
+        unreachable = isinstance(error, OSError | nats.errors.UnexpectedEOF)
+        if unreachable or not (
+            self._client.is_connected or self._client.is_closed
+        ):  # comes with each attempt to connect
+            self._look_again()
             self._say_away()
         else:
             _log.warning("bus error", error=str(error) or type(error).__name__)
 
     async def _disconnected(self) -> None:
         if not self._client.is_closed:
+            self._look_again()
             self._say_away()
+
+    def _look_again(self) -> None:
+        """Reads again where the bus is, and who one is there."""
+        if self._way is None or self._found is None:
+            return
+        try:
+            found = self._way.read()
+        except NoWayInError as error:
+            _log.debug("no new way to the bus", reason=str(error))
+            return
+        if found.url != self._found.url and not self._client.is_closed:
+            _log.info("the bus has moved", url=found.url)
+            self._client.set_server_pool([found.url])
+        self._found = found
 
     async def _reconnected(self) -> None:
         self._away = False

@@ -13,6 +13,7 @@ from nvshare.bus.connection import Bus
 from nvshare.bus.node_directory import NodeDirectory
 from nvshare.bus.runtime import run
 from nvshare.bus.version import BUILD, PROTOCOL
+from nvshare.bus.way_in import WayIn
 from nvshare.scheduler.device_memory import Driver, DriverError
 from nvshare.scheduler.generation import next_generation
 from nvshare.scheduler.history import replay
@@ -38,11 +39,9 @@ def serve() -> None:
     try:
         settings = Settings()
         directory = NodeDirectory(settings.node_dir) if settings.node_dir else NodeDirectory.default()
-        node, url = settings.node, settings.nats_url
-        if node is None or url is None:
-            description = directory.read_description()
-            node, url = node or str(description["node"]), url or str(description["nats_url"])
-        jwt = directory.service_credentials("scheduler").read_text().strip()
+        # Where a cluster names the node, its link may start after us. Else somebody forgot to start the node.
+        node = settings.node or str(directory.read_description()["node"])
+        way = WayIn(directory, "scheduler", node, settings.nats_url)
         directory.scheduler.mkdir(parents=True, exist_ok=True)
         driver = Driver(settings.gpu_indices)
         share = NodeShare(
@@ -69,7 +68,7 @@ def serve() -> None:
         sys.exit(f"nvshare.scheduler: {error}")
 
     async def schedule(stop: asyncio.Event) -> None:
-        connecting = asyncio.ensure_future(Bus.connect(url=url, jwt=jwt, name="scheduler"))
+        connecting = asyncio.ensure_future(Bus.connect_node(way))
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
