@@ -36,7 +36,11 @@ def test_status_shows_every_card_with_its_capacity(node_dir: Path, nvshare: Comm
 
 def test_credentials_are_files_that_only_their_user_reads(node_dir: Path) -> None:
     files = sorted(NodeDirectory(node_dir).credentials.iterdir())
-    assert [file.name for file in files] == ["scheduler.creds"]  # the relay makes its own
+    assert [file.name for file in files] == [
+        "device-plugin.creds",
+        "metrics.creds",
+        "scheduler.creds",
+    ]  # the relay makes its own
     assert [file.stat().st_mode & 0o077 for file in files] == [0]
 
 

@@ -31,7 +31,10 @@ from nvshare.cli.arguments import (
 from nvshare.cli.bench.command import bench, demo
 from nvshare.cli.doctor.command import doctor
 from nvshare.cli.errors import CommandError
+from nvshare.cli.hub import hub as run_a_hub
+from nvshare.cli.hub_options import HubCa, HubCredentials, HubUrl, NatsPort, hub_option, nats_port_number
 from nvshare.cli.job import limit_fits
+from nvshare.cli.link import link
 from nvshare.cli.mode import change_sharing
 from nvshare.cli.node_folder import NodeRunsError
 from nvshare.cli.node_launch import READY, RUNNING, launch_node
@@ -122,6 +125,10 @@ def up(
         str | None,
         typer.Option(metavar="SIZE", help="Most host memory for what is moved off the GPUs."),
     ] = None,
+    hub: HubUrl = None,
+    hub_credentials: HubCredentials = None,
+    hub_ca: HubCa = None,
+    nats_port: NatsPort = None,
     node_dir: NodeDir = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the node serves; it runs on.")] = False,
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
@@ -138,6 +145,7 @@ def up(
     - `nvshare up --mode serial --quantum 5` lets one program at a time run, for 5 seconds each.
     - `nvshare up --quantum auto --max-wait 20 --overcommit 3 --host-memory 64GiB` moves memory out of the way for up to
       three times what fits, with turns that keep the loss small and nobody waiting for longer than 20 seconds.
+    - `nvshare up --hub nats-leaf://hub.example:7422 --hub-credentials leaf`: a node of those that `nvshare hub` joins.
     """
     defaults = NodeOptions.default(node_dir)
     node_options = NodeOptions(
@@ -151,6 +159,8 @@ def up(
         max_wait_seconds=max_wait_seconds(max_wait),
         overcommit_ratio=overcommit_ratio(overcommit),
         host_memory_bytes=size_bytes("--host-memory", host_memory),
+        hub=hub_option(hub, hub_credentials, hub_ca),
+        nats_port=nats_port_number(nats_port),
     )
     if detach:
         if not launch_node(node_options, detach=True).started:
@@ -359,6 +369,8 @@ def quota_set(
     typer.echo(f"{name}: {change_words(quota, asyncio.run(set_quota(node, allocation_id, quota)))}")
 
 
+app.command("link")(link)
+app.command("hub")(run_a_hub)
 app.command()(bench)
 app.command()(demo)
 app.command()(doctor)

@@ -9,9 +9,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 SHORTEST_DELAY_SECONDS = 0.1
 LONGEST_DELAY_SECONDS = 2.0
@@ -50,9 +51,12 @@ def describe_exit(status: int) -> str:
 
 
 class Supervisor:
-    """Runs services until it is told to stop. `announce` gets one line for people about each unexpected end."""
+    """Runs services until it is told to stop. `announce` gets one line for people about each unexpected end.
 
-    def __init__(self, log_directory: Path, announce: Callable[[str], None]) -> None:
+    Without a `log_directory` the services write where we do.
+    """
+
+    def __init__(self, log_directory: Path | None, announce: Callable[[str], None]) -> None:
         self._log_directory = log_directory
         self._announce = announce
         self._processes: dict[str, asyncio.subprocess.Process] = {}
@@ -100,7 +104,8 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), restart_delay_seconds(quick_deaths))
                 return
             with contextlib.suppress(OSError):  # nobody listens any more: the node goes on
-                self._announce(f"{name} {end}; starting it again (its log: {self.log_path(name)})")
+                where = "" if self._log_directory is None else f" (its log: {self._log_directory / f'{name}.log'})"
+                self._announce(f"{name} {end}; starting it again{where}")
 
     async def _run_once(self, service: ServiceProcess) -> int:
         environment = dict(service.environment)
@@ -113,7 +118,7 @@ class Supervisor:
             environment[service.secret_variable] = str(read_end)
             inherited = (read_end,)
         try:
-            with self.log_path(service.name).open("ab") as log:
+            with self._log(service.name) as log:
                 process = await asyncio.create_subprocess_exec(
                     *service.arguments,
                     env=environment,
@@ -136,9 +141,14 @@ class Supervisor:
         finally:
             del self._processes[service.name]
 
-    def log_path(self, name: str) -> Path:
-        """The log file of a service."""
-        return self._log_directory / f"{name}.log"
+    @contextlib.contextmanager
+    def _log(self, name: str) -> Iterator[IO[bytes] | None]:
+        """Where a service writes to; None: where we do."""
+        if self._log_directory is None:
+            yield None
+            return
+        with (self._log_directory / f"{name}.log").open("ab") as log:
+            yield log
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -2,36 +2,27 @@
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable
 
-from nvshare.bus.credentials import NodeKeys
-from nvshare.bus.nats_server import NatsServer, NatsServerError
-from nvshare.bus.node_directory import NodeDirectory, write_atomically
+from nvshare.bus.node_directory import NodeDirectory
 from nvshare.bus.quantities import format_bytes
+from nvshare.bus.subjects import node_token
 from nvshare.bus.version import BUILD, VERSION
 from nvshare.cli.environment import EmulatedCards, service_environment
-from nvshare.cli.errors import CommandError
 from nvshare.cli.gpu_claims import claimed, real_gpus
 from nvshare.cli.log_files import limited_logs
+from nvshare.cli.node_bus import running_bus
 from nvshare.cli.node_folder import check_directory, emulated_cards, locked
 from nvshare.cli.node_options import NodeOptions
 from nvshare.cli.node_query import wait_until_serving
-from nvshare.cli.supervisor import ServiceProcess, Supervisor
+from nvshare.cli.supervisor import ServiceProcess
 from nvshare.v1.control_pb2 import StatusReply
 
 SERVE_SECONDS = 20.0
 LOGS = ("up", "nats", "relay", "scheduler")
-
-
-def node_name(host: str) -> str:
-    """A host's name as a token of subjects: other characters become `-`, at most 64 of them."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", host)[:64] or "node"
 
 
 async def run_node(options: NodeOptions, announce: Callable[[str], None], ready: Callable[[], None]) -> None:
@@ -60,31 +51,16 @@ async def _serve(
     ready: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
-    host = node_name(socket.gethostname())
+    host = node_token(socket.gethostname())
     environment = service_environment(os.environ, node.path, host, options, cards)
-    keys = NodeKeys.generate(host)
-    node.logs.mkdir(exist_ok=True)
-    node.credentials.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(node.service_credentials("scheduler"), keys.signer.service_jwt("scheduler"), mode=0o600)
-    supervisor = Supervisor(node.logs, announce)
-    with node.log("nats").open("ab") as nats_log:
-        server = NatsServer(keys, node.nats, log=nats_log)
-        try:
-            await server.start()
-        except (NatsServerError, OSError) as error:
-            raise CommandError(str(error)) from error
-        try:
-            supervisor.keep("nats", lambda: run_nats(server))
-            environment["NVSHARE_NATS_URL"] = server.url
-            node.write_description(describe(node, environment, server, cards))
-            for service in node_services(environment, keys):
-                supervisor.start(service)
-            if await _becomes_ready(node, stop, announce):
-                ready()
-                await stop.wait()
-        finally:
-            node.description.unlink(missing_ok=True)
-            await supervisor.stop()
+    async with running_bus(options, host, announce, node.logs) as bus:
+        environment["NVSHARE_NATS_URL"] = bus.server.url
+        bus.describe(cards)
+        bus.start_relay(environment)
+        bus.supervisor.start(ServiceProcess("scheduler", (sys.executable, "-m", "nvshare.scheduler"), environment))
+        if await _becomes_ready(node, stop, announce):
+            ready()
+            await stop.wait()
 
 
 async def _becomes_ready(node: NodeDirectory, stop: asyncio.Event, announce: Callable[[str], None]) -> bool:
@@ -102,45 +78,6 @@ async def _becomes_ready(node: NodeDirectory, stop: asyncio.Event, announce: Cal
         serving.cancel()
         stopping.cancel()
         await asyncio.gather(serving, stopping, return_exceptions=True)
-
-
-async def run_nats(server: NatsServer) -> int:
-    """Run the NATS server to its end, started here unless it runs already; cancelled, it is ended."""
-    if server.pid is None:
-        await server.start()
-    try:
-        return await server.wait()
-    except asyncio.CancelledError:
-        await server.stop()
-        raise
-
-
-def node_services(environment: Mapping[str, str], keys: NodeKeys) -> tuple[ServiceProcess, ...]:
-    """The node's services in the order in which they start. Only the relay gets the seeds that sign credentials."""
-    relay = ServiceProcess(
-        "relay",
-        (sys.executable, "-m", "nvshare.relay"),
-        environment,
-        secret=keys.signer.to_bytes(),
-        secret_variable="NVSHARE_SIGNING_SEEDS_FD",
-    )
-    return relay, ServiceProcess("scheduler", (sys.executable, "-m", "nvshare.scheduler"), environment)
-
-
-def describe(
-    node: NodeDirectory, environment: Mapping[str, str], server: NatsServer, cards: EmulatedCards | None
-) -> dict[str, Any]:
-    """What node.json says (docs/protocol.md, "Files of a node")."""
-    return {
-        "node": environment["NVSHARE_NODE"],
-        "pid": os.getpid(),
-        "version": VERSION,
-        "build": BUILD,
-        "emulated": cards is not None,
-        "emulator_dir": str(cards.folder) if cards is not None else None,
-        "nats_url": server.url,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def welcome(node: NodeDirectory, status: StatusReply) -> list[str]:

@@ -104,8 +104,8 @@ class Bus:
         bus._way, bus._found = way, found
         await bus._open(
             found.url,
+            signature_cb=bus._sign,  # before the next one, at each attempt
             user_jwt_cb=lambda: bytearray(bus._credential.jwt.encode()),
-            signature_cb=lambda nonce: bus._credential.signature(nonce),
             inbox_prefix=found.credential.inbox or f"_INBOX.{way.service}",
         )
         return bus
@@ -141,6 +141,11 @@ class Bus:
     def connected(self) -> bool:
         """Whether the server is there now."""
         return self._client.is_connected
+
+    @property
+    def node(self) -> str:
+        """Name of the node whose bus it is, where the node's folder led here; else empty."""
+        return "" if self._found is None else self._found.node
 
     async def publish(self, subject: str, message: Message) -> None:
         """Sends `message`; drops and counts it when the server is away. Never raises for the state of the
@@ -274,6 +279,11 @@ class Bus:
             name, hint = message_type.DESCRIPTOR.name, "counted, not logged again"
             _log.log(level, event, subject=sent_on or subject, message=name, hint=hint)
 
+    def _sign(self, nonce: str) -> bytes:
+        """The answer to the server's nonce, with the credential that the node's folder has now."""
+        self._look_again()
+        return self._credential.signature(nonce)
+
     @property
     def _credential(self) -> ServiceCredential:
         assert self._found is not None  # it connects by what it found
@@ -303,10 +313,10 @@ class Bus:
         except NoWayInError as error:
             _log.debug("no new way to the bus", reason=str(error))
             return
-        if found.url != self._found.url and not self._client.is_closed:
+        before, self._found = self._found, found
+        if found.url != before.url and not self._client.is_closed:
             _log.info("the bus has moved", url=found.url)
             self._client.set_server_pool([found.url])
-        self._found = found
 
     async def _reconnected(self) -> None:
         self._away = False

@@ -92,7 +92,8 @@ class HubAccess:
             raise HubAccessError("a leaf of the hub cannot use a token: give user:password, or a file as nsc writes it")
         who = f"{quote(self.user, safe='')}:{quote(self.secret, safe='')}@" if self.user else ""
         scheme = "tls" if parts.scheme == "tls" else "nats-leaf"
-        return f"{scheme}://{who}{parts.hostname}:{parts.port or LEAF_PORT}"
+        where = parts.netloc if parts.port is not None else f"{parts.netloc}:{LEAF_PORT}"
+        return f"{scheme}://{who}{where}"
 
 
 def _split(url: str) -> SplitResult:

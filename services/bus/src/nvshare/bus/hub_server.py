@@ -9,7 +9,6 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO
 
 from nvshare.bus.hub import DOMAIN, NOTICES
@@ -34,19 +33,19 @@ _API = "$JS.API"
 @dataclass(frozen=True, slots=True)
 class HubOptions:
     """How the hub is to run. Ports -1 are the system's choice. `nodes` has the password of each node, or one for
-    `ANY_NODE`; a password that begins with `$` names a variable of the server's environment.
+    `ANY_NODE`.
     """
 
-    store: Path | str
+    store: Path
+    nodes: Mapping[str, str] = field(repr=False)
+    watcher_password: str = field(repr=False)
+    tool_password: str = field(repr=False)
     host: str = "127.0.0.1"
     port: int = CLIENT_PORT
     leaf_port: int = LEAF_PORT
-    nodes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({ANY_NODE: "$NVSHARE_HUB_LEAF_PASSWORD"}))
-    watcher_password: str = "$NVSHARE_HUB_WATCHER_PASSWORD"
-    tool_password: str = "$NVSHARE_HUB_TOOL_PASSWORD"
     store_bytes: int = 1024**3
-    certificate: Path | str | None = None
-    certificate_key: Path | str | None = None
+    certificate: Path | None = None
+    certificate_key: Path | None = None
     http_port: int | None = None
     ports_directory: Path | None = None
 
@@ -165,11 +164,10 @@ _READING = (("CREATE", ""), ("MSG.NEXT", ".*"), ("DELETE", ".*"))
 
 
 def _user(name: str, password: str, publish: list[str], subscribe: list[str]) -> str:
-    secret = password if password.startswith("$") else json.dumps(password)
     return f"""\
       {{
         user: {json.dumps(name)}
-        password: {secret}
+        password: {json.dumps(password)}
         permissions: {{
           publish: {{ allow: {_lines(publish)} }}
           subscribe: {{ allow: {_lines(subscribe)} }}
@@ -181,7 +179,7 @@ def _lines(subjects: list[str]) -> str:
     return "[\n" + "".join(f"            {json.dumps(subject)}\n" for subject in subjects) + "          ]"
 
 
-def _text(path: Path | str) -> str:
+def _text(path: Path) -> str:
     return json.dumps(str(path))
 
 
@@ -194,17 +192,21 @@ class HubServer(ServerProcess):
         directory: Path,
         *,
         log: IO[bytes] | None = None,
-        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         # nats-server does not tell which port it chose for leaves.
         leaf_port = options.leaf_port if options.leaf_port > 0 else _free_port(options.host)
         self._options = replace(options, leaf_port=leaf_port, ports_directory=directory)
-        super().__init__(directory, self._configured, port=options.port, log=log, environment=environment)
+        super().__init__(directory, self._configured, port=options.port, log=log)
+
+    @property
+    def leaf_port(self) -> int:
+        """The port where leaves come in."""
+        return self._options.leaf_port
 
     @property
     def leaf_url(self) -> str:
-        """Where leaves come in."""
-        return f"nats-leaf://127.0.0.1:{self._options.leaf_port}"
+        """Where leaves of this host come in."""
+        return f"nats-leaf://127.0.0.1:{self.leaf_port}"
 
     def _configured(self, port: int) -> str:
         return configuration(replace(self._options, port=port))

@@ -8,14 +8,12 @@ messages and is cut off after two seconds, and does not slow the writer (`no_fas
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO
 
 from nvshare.bus.credentials import NodeKeys
@@ -112,7 +110,7 @@ class ServerProcess:
     """One nats-server process with its files in `directory`, configured by the text that `configure(port)` returns.
     `port` -1 lets the system choose one; a second `start` uses the first one's again.
 
-    `log` takes the server's own output; None drops it. `environment` is added to ours, for what the text leaves to it.
+    `log` takes the server's own output; None drops it.
     """
 
     def __init__(
@@ -122,13 +120,11 @@ class ServerProcess:
         *,
         port: int = -1,
         log: IO[bytes] | None = None,
-        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._directory = directory
         self._configure = configure
         self._log = log
         self._port = port
-        self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -137,6 +133,11 @@ class ServerProcess:
         if self._port < 0:
             raise NatsServerError("the NATS server was not started yet")
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; -1 before the first start, where the system chooses one."""
+        return self._port
 
     @property
     def pid(self) -> int | None:
@@ -158,7 +159,6 @@ class ServerProcess:
             binary,
             "-c",
             path,
-            env={**os.environ, **self._environment},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,

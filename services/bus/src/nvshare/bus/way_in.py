@@ -1,4 +1,4 @@
-"""How a service of a node finds the node's bus: where that is, and the service's credential, both from the node's folder.
+"""How a service of a node finds the node's bus: its address, and the service's credential, both in the node's folder.
 
 They change when the node's link is made anew: it has other keys then, and perhaps another port. So whoever joined looks
 again whenever the bus is away (`Bus.connect_node`).
@@ -11,7 +11,7 @@ import structlog
 
 from nvshare.bus.credentials import CredentialError, ServiceCredential
 from nvshare.bus.node_directory import NodeDirectory
-from nvshare.bus.subjects import valid_token
+from nvshare.bus.subjects import node_token
 
 _LOOK_SECONDS = 0.25
 
@@ -24,7 +24,7 @@ class NoWayInError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The node's name, where its bus is, and who one is there."""
+    """The node's name as a token of subjects, where its bus is, and who one is there."""
 
     node: str
     url: str
@@ -48,9 +48,7 @@ class WayIn:
             if not node or not url:
                 description = self.directory.read_description()
                 node, url = node or str(description["node"]), url or str(description["nats_url"])
-            if not valid_token(node):
-                raise NoWayInError(f"{node[:80]!r} is no name of a node")
-            return Found(node, url, ServiceCredential.from_text(text))
+            return Found(node_token(node), url, ServiceCredential.from_text(text))
         except (OSError, ValueError, KeyError, CredentialError) as error:
             raise NoWayInError(f"{self.directory.path} says no way into the node's bus yet: {error!r}") from None
 

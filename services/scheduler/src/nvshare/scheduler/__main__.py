@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -39,13 +40,13 @@ def serve() -> None:
     try:
         settings = Settings()
         directory = NodeDirectory(settings.node_dir) if settings.node_dir else NodeDirectory.default()
-        # Where a cluster names the node, its link may start after us. Else somebody forgot to start the node.
-        node = settings.node or str(directory.read_description()["node"])
-        way = WayIn(directory, "scheduler", node, settings.nats_url)
+        if not directory.path.is_dir():
+            sys.exit(f"nvshare.scheduler: no node to serve in {directory.path}, run `nvshare up` first")
+        way = WayIn(directory, "scheduler", settings.node, settings.nats_url)
         directory.scheduler.mkdir(parents=True, exist_ok=True)
         driver = Driver(settings.gpu_indices)
         share = NodeShare(
-            node=node,
+            node="",  # as the bus says
             folder=directory.scheduler,
             generation=next_generation(directory.scheduler, int(time.time())),
             default=Sharing(settings.default_mode, settings.default_quantum_ns, settings.max_wait_ns),
@@ -62,8 +63,8 @@ def serve() -> None:
     except ValidationError as error:
         faults = "; ".join(f"NVSHARE_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in error.errors())
         sys.exit(f"nvshare.scheduler: settings are wrong: {faults}")
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"nvshare.scheduler: no node to serve, run `nvshare up` first: {error!r}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"nvshare.scheduler: cannot use the node's folder: {error!r}")
     except DriverError as error:
         sys.exit(f"nvshare.scheduler: {error}")
 
@@ -77,7 +78,7 @@ def serve() -> None:
             return
         bus = connecting.result()
         try:
-            await Scheduler(share, driver, bus).run(stop)
+            await Scheduler(replace(share, node=bus.node), driver, bus).run(stop)
         finally:
             await bus.close()
             driver.close()
