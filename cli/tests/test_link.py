@@ -156,8 +156,8 @@ def free_port() -> int:
 def test_what_cannot_work_is_said_in_one_line(
     arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = ["--node-dir", str(folder)] if arguments[0] == "link" else []
-    assert main([*arguments, *folder]) != 0
+    where = ["--node-dir", str(folder)] if arguments[0] == "link" else []
+    assert main([*arguments, *where]) != 0
     said = capsys.readouterr().err
     assert words in said
     assert said.count("\n") == 1

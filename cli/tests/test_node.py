@@ -36,12 +36,9 @@ def test_status_shows_every_card_with_its_capacity(node_dir: Path, nvshare: Comm
 
 def test_credentials_are_files_that_only_their_user_reads(node_dir: Path) -> None:
     files = sorted(NodeDirectory(node_dir).credentials.iterdir())
-    assert [file.name for file in files] == [
-        "device-plugin.creds",
-        "metrics.creds",
-        "scheduler.creds",
-    ]  # the relay makes its own
-    assert [file.stat().st_mode & 0o077 for file in files] == [0]
+    services = ["device-plugin", "metrics", "scheduler"]  # the relay makes its own
+    assert [file.name for file in files] == [f"{service}.creds" for service in services]
+    assert [file.stat().st_mode & 0o077 for file in files] == [0, 0, 0]
 
 
 def test_run_returns_the_programs_status(node_dir: Path, nvshare: Command) -> None:
