@@ -148,8 +148,12 @@ def test_best_effort_has_its_own_slice_again_when_the_others_want_nothing_for_a_
     assert slices(desk) == [0, 0]
 
 
-def test_of_several_best_effort_clients_none_is_at_the_floor_and_none_has_a_long_slice(make_desk: MakeDesk) -> None:
-    critical_us, *others_us = slices(with_terms(make_desk, CRITICAL, BEST_EFFORT, BEST_EFFORT | {"weight": 300}))
+def test_where_best_effort_clients_cannot_take_turns_none_is_at_the_floor_and_none_has_a_long_slice(
+    make_desk: MakeDesk,
+) -> None:
+    desk = with_terms(make_desk, CRITICAL, BEST_EFFORT, BEST_EFFORT | {"weight": 300})
+    desk.follow("c", timeslice_failure="refused")
+    critical_us, *others_us = slices(desk)
     assert critical_us == LONG_US
     assert others_us == [Policy().yielding_slice_us // 2, 3 * Policy().yielding_slice_us // 2]
 

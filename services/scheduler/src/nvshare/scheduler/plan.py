@@ -26,6 +26,7 @@ from nvshare.scheduler.slices import decide_slices
 from nvshare.scheduler.slots import decide_slots
 from nvshare.scheduler.state import ArbiterState
 from nvshare.scheduler.turns import run_together, take_turns
+from nvshare.scheduler.yielding import take_turns_to_yield, yielding_in_turns
 
 _UNKNOWN = Allocation("")  # the relay has not named it yet: no terms of its own
 
@@ -45,6 +46,7 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
         _give_everything(state, clients, now_ns)
     else:
         events += _decide_memory(state, clients, bounds, capacity_bytes, _holder(state), now_ns, policy)
+    terms = {client.key: state.allocations.get(client.allocation, _UNKNOWN) for client in clients}
     if state.mode == Mode.SERIAL:
         before = state.turns.holder
         turns = take_turns(state.turns, clients, state.settling, state.quantum_ns, now_ns, policy)
@@ -54,9 +56,12 @@ def make_plan(state: ArbiterState, now_ns: int, policy: Policy) -> list[Command]
         if holder is not None and holder.key != before and not holder.can_run:
             events += _decide_memory(state, clients, bounds, capacity_bytes, holder, now_ns, policy)
     else:
-        run_together(state.turns, clients)
+        in_turns = yielding_in_turns(clients, terms, state.mode, now_ns, policy)
+        run_together(state.turns, [client for client in clients if client not in in_turns])
+        turns = take_turns_to_yield(state.yielding, in_turns, terms, state.settling, now_ns, policy)
+        events += turns.events
+        state.wake_at(turns.wake_ns)
     decide_who_is_busy(clients, now_ns, policy)
-    terms = {client.key: state.allocations.get(client.allocation, _UNKNOWN) for client in clients}
     state.wake_at(decide_slots(clients, terms, state.mode, now_ns, policy))
     decide_slices(clients, terms, state.mode, now_ns, policy)
     state.weighed_to = decide_what_is_paid(clients, state.weighed_to, now_ns, policy)
@@ -254,7 +259,9 @@ def _last_demands(clients: Sequence[Client], now_ns: int, policy: Policy) -> lis
 
 def _someone_may_leave(state: ArbiterState, clients: Sequence[Client], capacity_bytes: int) -> bool:
     """Whether somebody could have to stop for another: what the card time-slices by itself needs no prompt end."""
-    if state.mode == Mode.SERIAL or sum(client.wish_bytes for client in clients) > capacity_bytes:
+    if state.mode == Mode.SERIAL or state.yielding.holder:
+        return True
+    if sum(client.wish_bytes for client in clients) > capacity_bytes:
         return True
     return any(client.memory_wait_ns is not None or client.gang for client in clients)
 

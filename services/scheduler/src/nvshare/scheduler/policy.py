@@ -171,8 +171,13 @@ class Policy:
     floor_slice_us: int = 1
     """Of the one best-effort client that yields: paused while another one has work."""
 
+    yielding_turn_ns: int = SECOND_NS
+    """How long one of several best-effort clients may launch, in the mean: while it drains at the end of that, who it
+    yields to waits for a slice of the driver's, so few of a hundred bursts may meet it."""
+
     yielding_slice_us: int = 1_000
-    """Of several best-effort clients: short for those that they yield to, long beside a switch between them."""
+    """Of several best-effort clients that cannot take turns: short for those that they yield to, long beside a switch
+    between them."""
 
     turn_wait_us: int = 100_000
     """Slices and slots are so short that nobody waits longer for its turn on the card (requirement B8),"""

@@ -16,6 +16,7 @@ from nvshare.scheduler.clients import Client
 from nvshare.scheduler.model import SIDE_BY_SIDE, Allocation, Mode, Priority
 from nvshare.scheduler.policy import Policy
 from nvshare.scheduler.shares import Claim, split_card
+from nvshare.scheduler.yielding import ranks
 
 
 def decide_slices(
@@ -34,20 +35,13 @@ def _slices_us(
     launching: Sequence[Client], terms: Mapping[str, Allocation], now_ns: int, policy: Policy
 ) -> dict[str, int]:
     """The slices of those that may launch. Who is missing keeps the driver's own."""
-    best_effort = [c for c in launching if terms[c.key].priority == Priority.BEST_EFFORT]
-    yielding = [client for client in best_effort if client.wants_the_card(now_ns, policy.contested_ns)]
-    # A critical one that wants nothing now finds the others out of its way when it does.
-    first = [
-        client
-        for client in launching
-        if terms[client.key].priority == Priority.LATENCY_CRITICAL
-        or (client not in best_effort and client.wants_the_card(now_ns, policy.contested_ns))
-    ]
+    found = ranks(launching, terms, now_ns, policy)
+    first, best_effort = found.first, found.best_effort
     if not first or not best_effort:
-        return _side_by_side(first or yielding, terms, policy)
+        return _side_by_side(first or found.yielding, terms, policy)
     slices_us = _side_by_side(first, terms, policy) if len(first) > 1 else {first[0].key: policy.busy_slice_us}
-    paused = yielding if len(yielding) == 1 else best_effort
-    if len(best_effort) > 1:
+    paused = found.yielding if len(found.yielding) == 1 else best_effort
+    if len(best_effort) > 1:  # who cannot take turns
         slices_us |= _by_weight(best_effort, terms, policy.yielding_slice_us, policy)
     if len(paused) == 1:
         slices_us[paused[0].key] = policy.floor_slice_us

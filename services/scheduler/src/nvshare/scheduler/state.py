@@ -34,6 +34,7 @@ class ArbiterState:
     clients: dict[str, Client] = field(default_factory=dict)
     allocations: dict[str, Allocation] = field(default_factory=dict)
     turns: Turns = field(default_factory=Turns)
+    yielding: Turns = field(default_factory=Turns)  # of several best-effort clients beside others
     early: dict[str, EarlyReport] = field(default_factory=dict)
     relay_generation: int = 0
     relay_sequence: int = 0
