@@ -95,6 +95,13 @@ def test_e9_each_waiting_client_shows_what_it_really_waits_for_and_how_long(repl
     assert "memory (4.0 GiB), 0.2 s" in text
 
 
+def test_e16_where_a_quota_is_from_and_since_when_is_said(reply: StatusReply) -> None:
+    assert "in force since" not in shown(reply)
+    share = reply.allocations[0]
+    share.quota_source, share.quota_since_unix_ns = "pod", 1_700_000_000 * 10**9
+    assert "training: quota from its pod's annotations, in force since 2023-11-14 22:13:20 UTC" in shown(reply)
+
+
 def test_what_nobody_was_given_of_the_gpu_s_time_has_no_column(reply: StatusReply) -> None:
     head = next(line for line in shown(reply).splitlines() if "waits for" in line)
     assert not {"cores", "weight", "priority"} & set(head.split())

@@ -52,6 +52,12 @@ def test_a_pod_that_cannot_be_read_is_left_out(pod: object) -> None:
     assert not parse_allocation(text, "run-1").to_message().HasField("pod")
 
 
+def test_e16_the_state_says_where_a_quota_is_from_and_since_when() -> None:
+    text = json.dumps({**json.loads(GOOD.to_json()), "quota_source": "pod", "quota_since_unix_ns": 10**18})
+    told = parse_allocation(text, "run-1").to_message()
+    assert (told.quota_source, told.quota_since_unix_ns) == ("pod", 10**18)
+
+
 def test_the_state_names_the_priority_by_its_number() -> None:
     message = GOOD.to_message()
     assert (message.weight, message.priority, message.core_burst) == (400, PRIORITY_LATENCY_CRITICAL, True)
@@ -84,6 +90,9 @@ def test_the_state_names_the_priority_by_its_number() -> None:
         {"priority": 2},
         {"core_burst": 1},
         {"source": "a.b"},
+        {"quota_source": "a.b"},
+        {"quota_source": None},
+        {"quota_since_unix_ns": -1},
     ],
 )
 def test_a_bad_member_is_refused(member: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -75,6 +76,16 @@ async def test_b9_another_core_quota_is_written_down_and_announced_and_the_rest_
     await node.states.until(lambda state: [one.core_limit_percent for one in state.allocations] == [30])
     description = json.loads(node.directory.allocation_description(allocated.id).read_text())
     assert (description["core_limit_percent"], description["memory_limit_bytes"]) == (30, 7)
+
+
+async def test_e16_a_quota_that_was_set_by_hand_says_so_and_since_when(node: Node) -> None:
+    allocated = await allocate(node)
+    before_ns = time.time_ns()
+    first = (await change_quota(node, QuotaRequest(id=allocated.id, memory_limit_bytes=7))).allocation
+    assert first.quota_source == "user"
+    assert before_ns <= first.quota_since_unix_ns <= time.time_ns()
+    again = (await change_quota(node, QuotaRequest(id=allocated.id, memory_limit_bytes=7))).allocation
+    assert again.quota_since_unix_ns == first.quota_since_unix_ns, "what did not change is in force since then"
 
 
 async def test_b11_a_bad_quota_is_answered_with_one_line_and_changes_nothing(node: Node) -> None:

@@ -1,6 +1,7 @@
 """`nvshare status`: what a node shares, with whom, and who waits for what; as tables for people or as JSON."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.message import Message
@@ -117,6 +118,14 @@ def share_cells(allocation: Allocation) -> dict[str, str]:
     return cells
 
 
+def quota_words(allocation: Allocation) -> str:
+    """Where an allocation's quota is from, and since when it is in force."""
+    sources = {"pod": "from its pod's annotations", "default": "the node's default", "user": "set by hand"}
+    since = datetime.fromtimestamp(allocation.quota_since_unix_ns // 10**9, UTC)
+    source = sources.get(allocation.quota_source, f"from {allocation.quota_source or 'somewhere'}")
+    return f"quota {source}, in force since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+
 def client_cells(client: ClientStatus, allocation: Allocation) -> tuple[str, ...]:
     """One client's row of the table."""
     moved_bytes = client.swapped_out_bytes + client.swapped_in_bytes
@@ -167,8 +176,10 @@ def _of(part_bytes: int, whole_bytes: int) -> str:
 
 
 def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text]:
-    """What is worth a line of its own: memory that cannot leave or could not be moved, the host's part, its turns."""
+    """What is worth a line: where its quota is from, memory that cannot leave or could not be moved, host memory, turns."""
     who = client_name(client, allocation)
+    if allocation.quota_since_unix_ns:
+        yield Text(f"  {who}: {quota_words(allocation)}")
     if client.pinned_bytes:
         why = f": {client.pinned_reason}" if client.pinned_reason else ""
         yield Text(f"  {who}: {format_bytes(client.pinned_bytes)} cannot leave the card{why}")

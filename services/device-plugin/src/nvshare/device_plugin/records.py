@@ -104,6 +104,8 @@ class Record:
             core_burst=quota.core_burst,
             pod=pod_message(self.pod),
             group=quota.group,
+            quota_source=self.quota_source,
+            quota_since_unix_ns=self.quota_since_unix_ns,
         )
 
 

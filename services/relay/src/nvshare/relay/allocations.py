@@ -24,6 +24,9 @@ from nvshare.v1.node_pb2 import Allocation as AllocationMessage
 ANY_UID = -1
 """An allocation's uid when whoever reaches its socket may connect (a container's)."""
 
+QUOTA_OF_USER = "user"
+"""Source of a quota that somebody gave an allocation by `nvshare quota set`."""
+
 SOURCE_RUN = "run"
 """Source of the allocations that users ask the relay for."""
 
@@ -34,7 +37,7 @@ _MAX_REQUESTED_GPUS = 16
 _MAX_NAME_CHARACTERS = 64
 _MAX_GROUP_CHARACTERS = 128  # namespace and name, of 63 each
 _MAX_POD_CHARACTERS = 253  # of a name in Kubernetes
-_MAX_BYTES = 2**63 - 1
+_MAX_NUMBER = 2**63 - 1
 
 
 class AllocationError(ValueError):
@@ -67,6 +70,8 @@ class Allocation:
     core_burst: bool = False
     pod: Pod | None = None
     group: str = ""
+    quota_source: str = ""
+    quota_since_unix_ns: int = 0
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -79,7 +84,7 @@ class Allocation:
             raise AllocationError(f"its name is longer than {_MAX_NAME_CHARACTERS} characters or not printable")
         if self.uid != ANY_UID and not 0 <= self.uid < 2**32:
             raise AllocationError("its uid is no uid")
-        if not 0 <= self.memory_limit_bytes <= _MAX_BYTES:
+        if not 0 <= self.memory_limit_bytes <= _MAX_NUMBER:
             raise AllocationError("its memory limit is no number of bytes")
         if not 0 <= self.core_limit_percent <= GREATEST_CORE_PERCENT:
             raise AllocationError(f"its core limit is not 1 to {GREATEST_CORE_PERCENT} percent, or 0 for none")
@@ -91,6 +96,10 @@ class Allocation:
             raise AllocationError(f"its group is longer than {_MAX_GROUP_CHARACTERS} characters or not printable")
         if not valid_token(self.source):
             raise AllocationError("its source is no token")
+        if self.quota_source and not valid_token(self.quota_source):
+            raise AllocationError("the source of its quota is no token")
+        if not 0 <= self.quota_since_unix_ns <= _MAX_NUMBER:
+            raise AllocationError("the time of its quota is no time")
 
     def to_json(self) -> str:
         """Text of allocation.json."""
@@ -129,6 +138,8 @@ def parse_allocation(text: str, folder_name: str) -> Allocation:
         core_burst=_truth({"core_burst": False, **document}, "core_burst"),
         pod=_pod(document.get("pod")),
         group=_text({"group": "", **document}, "group"),
+        quota_source=_text({"quota_source": "", **document}, "quota_source"),
+        quota_since_unix_ns=_number({"quota_since_unix_ns": 0, **document}, "quota_since_unix_ns"),
     )
     if allocation.id != folder_name:
         raise AllocationError("its id is not the name of its folder")

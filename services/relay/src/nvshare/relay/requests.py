@@ -6,8 +6,9 @@ remove.
 """
 
 import secrets
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 import structlog
@@ -16,7 +17,14 @@ from google.protobuf.message import Message
 from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
 from nvshare.bus.subjects import SubjectError, UserAddress
-from nvshare.relay.allocations import SOURCE_RUN, Allocation, AllocationError, changed_allocation, requested_allocation
+from nvshare.relay.allocations import (
+    QUOTA_OF_USER,
+    SOURCE_RUN,
+    Allocation,
+    AllocationError,
+    changed_allocation,
+    requested_allocation,
+)
 from nvshare.relay.folders import AllocationFolders
 from nvshare.relay.limits import allocation_refusal
 from nvshare.relay.peers import Process
@@ -112,6 +120,8 @@ class Requests:
             return QuotaReply(error=refusal)
         try:
             changed = changed_allocation(allocation, request)
+            if changed != allocation:
+                changed = replace(changed, quota_source=QUOTA_OF_USER, quota_since_unix_ns=time.time_ns())
             await self._folders.change(changed)
         except AllocationError as error:
             return QuotaReply(error=f"the quota stays as it is: {error}")
