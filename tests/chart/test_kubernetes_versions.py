@@ -46,6 +46,7 @@ EVERYTHING: Object = {
         **PLACE,
         **POD,
         **CONTAINER,
+        "tlsSecret": "certificate",
         "persistence": {"enabled": True, "storageClassName": "fast"},
         "podDisruptionBudget": {"enabled": True},
     },

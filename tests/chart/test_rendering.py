@@ -270,6 +270,30 @@ def test_an_existing_hub_is_judged_by_the_certificates_that_are_given(chart: Cha
         assert "/etc/nvshare/hub-ca" in str(release.containers()[container]["volumeMounts"])
 
 
+def test_with_a_certificate_the_hub_and_all_who_come_to_it_speak_tls(chart: Chart) -> None:
+    release = chart.render({"hub": {"tlsSecret": "certificate"}})
+    hub = release.containers()["demo-nvshare-hub/hub"]
+    assert "--certificate=/etc/nvshare/hub-tls/tls.crt" in hub["args"]
+    assert "--certificate-key=/etc/nvshare/hub-tls/tls.key" in hub["args"]
+    for container, port in (("demo-nvshare-link/link", 7422), ("demo-nvshare-quota-watcher/quota-watcher", 4222)):
+        environment = release.environment(container)
+        assert environment["NVSHARE_HUB_URL"] == f"tls://demo-nvshare-hub.gpu.svc:{port}"
+        assert environment["NVSHARE_HUB_CA"] == "/etc/nvshare/hub-ca/ca.crt"
+        volumes = release.pods()[container.partition("/")[0]]["volumes"]
+        (authority,) = (one["secret"] for one in volumes if one["name"] == "hub-ca")
+        assert authority == {"secretName": "certificate", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    assert "certificate" not in str(chart.render().workloads()["demo-nvshare-hub"])
+
+
+def test_a_further_release_has_no_quota_watcher(chart: Chart) -> None:
+    release = chart.render({"quotaWatcher": {"enabled": False}, "hub": {"existing": EXISTING_HUB}})
+    assert {one["metadata"]["name"] for one in release.objects} == {
+        "demo-nvshare-link",
+        "demo-nvshare-node",
+        "demo-nvshare-test",
+    }
+
+
 def test_passwords_can_be_made_beforehand(chart: Chart) -> None:
     release = chart.render({"hub": {"secret": "mine"}})
     assert release.all("Secret") == []

@@ -76,20 +76,14 @@ REFUSED = [
     ("test.memory", "1GiB", "does not match pattern"),
 ]
 
+EXISTING_HUB = {"leafUrl": "tls://hub.example:7422", "url": "tls://hub.example:4222", "secret": "theirs"}
 CONTRADICTIONS = [
     ({"image": {"tag": "latest"}}, "image.tag is latest, which is another image on each node"),
     ({"link": {"image": {"tag": "latest"}}}, "link.image.tag is latest"),
     ({"hub": {"existing": {"leafUrl": "tls://hub.example:7422"}}}, "needs all three of hub.existing.leafUrl"),
     ({"hub": {"existing": {"caSecret": "ca"}}}, "hub.existing.caSecret is for a hub that is there"),
-    (
-        {
-            "hub": {
-                "secret": "mine",
-                "existing": {"leafUrl": "tls://hub.example:7422", "url": "tls://hub.example:4222", "secret": "theirs"},
-            }
-        },
-        "hub.secret is for the chart's own hub",
-    ),
+    ({"hub": {"secret": "mine", "existing": EXISTING_HUB}}, "hub.secret is for the chart's own hub"),
+    ({"hub": {"tlsSecret": "mine", "existing": EXISTING_HUB}}, "hub.tlsSecret is for the chart's own hub"),
 ]
 
 

@@ -7,15 +7,21 @@
 {{- $root := index . 0 -}}
 {{- $existing := $root.Values.hub.existing -}}
 {{- $host := printf "%s-hub.%s.svc" (include "nvshare.fullname" $root) (include "nvshare.namespace" $root) -}}
+{{- $tls := $root.Values.hub.tlsSecret -}}
 {{- if eq (index . 1) "leaf" -}}
-{{- $existing.leafUrl | default (printf "nats-leaf://%s:7422" $host) -}}
+{{- $existing.leafUrl | default (printf "%s://%s:7422" (ternary "tls" "nats-leaf" (not (empty $tls))) $host) -}}
 {{- else -}}
-{{- $existing.url | default (printf "nats://%s:4222" $host) -}}
+{{- $existing.url | default (printf "%s://%s:4222" (ternary "tls" "nats" (not (empty $tls))) $host) -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "nvshare.hubSecret" -}}
 {{- .Values.hub.existing.secret | default .Values.hub.secret | default (printf "%s-hub" (include "nvshare.fullname" .)) -}}
+{{- end -}}
+
+{{- /* The secret with the certificates by which the hub's is judged; empty: the image's. */ -}}
+{{- define "nvshare.hubCaSecret" -}}
+{{- .Values.hub.existing.caSecret | default .Values.hub.tlsSecret -}}
 {{- end -}}
 
 {{- /* How "leaf" or "watcher" gets into the hub. Call this, and those below, as (list . "leaf"). */ -}}
@@ -25,7 +31,7 @@
   value: {{ include "nvshare.hubUrl" . | quote }}
 - name: NVSHARE_HUB_CREDENTIALS
   value: /etc/nvshare/hub/{{ index . 1 }}
-{{- if $root.Values.hub.existing.caSecret }}
+{{- if include "nvshare.hubCaSecret" $root }}
 - name: NVSHARE_HUB_CA
   value: /etc/nvshare/hub-ca/ca.crt
 {{- end }}
@@ -35,7 +41,7 @@
 - name: hub
   mountPath: /etc/nvshare/hub
   readOnly: true
-{{- if (index . 0).Values.hub.existing.caSecret }}
+{{- if include "nvshare.hubCaSecret" (index . 0) }}
 - name: hub-ca
   mountPath: /etc/nvshare/hub-ca
   readOnly: true
@@ -52,7 +58,7 @@
     items:
       - key: {{ index . 1 }}
         path: {{ index . 1 }}
-{{- with $root.Values.hub.existing.caSecret }}
+{{- with include "nvshare.hubCaSecret" $root }}
 - name: hub-ca
   secret:
     secretName: {{ . }}
