@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 import structlog
 
 from nvshare.bus import subjects
 from nvshare.bus.bucket import Bucket
 from nvshare.bus.connection import Bus
-from nvshare.bus.credentials import CredentialError
 from nvshare.bus.hub import Hub
 from nvshare.bus.hub_server import ALLOCATIONS, QUOTAS
 from nvshare.bus.node_directory import NodeDirectory
+from nvshare.bus.way_in import WayIn
 from nvshare.device_plugin.notices import Notices
 from nvshare.device_plugin.records import Record
 from nvshare.device_plugin.relay_view import RelayView
@@ -29,17 +28,9 @@ from nvshare.v1.node_pb2 import Allocation, RelayState
 SERVICE = "device-plugin"
 
 
-_LOOK_SECONDS = 0.5
 _AGAIN_SECONDS = 1.0
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _WayIn:
-    node: str
-    url: str
-    jwt: str
 
 
 class BusLink:
@@ -64,27 +55,23 @@ class BusLink:
         self._news = asyncio.Event()
 
     async def run(self) -> None:
-        """Joins the bus as soon as there is one, and again when it is another one, until it is cancelled."""
-        said = False
-        while True:
-            way_in = self._way_in()
-            if way_in is None:
-                if not said:
-                    said = True
-                    _log.warning("the node has no bus yet; serving without")
-                await asyncio.sleep(_LOOK_SECONDS)
-                continue
-            staying = asyncio.create_task(self._stay(way_in))
-            try:
-                # A link that was started anew may have other keys.
-                while not staying.done() and self._way_in() in (way_in, None):
-                    await asyncio.wait({staying}, timeout=_LOOK_SECONDS)
-            finally:
-                staying.cancel()
-                await asyncio.gather(staying, return_exceptions=True)
-            if not staying.cancelled() and (failure := staying.exception()) is not None:
-                _log.error("left the bus", error=repr(failure))
-                await asyncio.sleep(_AGAIN_SECONDS)
+        """Joins the bus as soon as there is one, and stays until it is cancelled."""
+        way = WayIn(self._directory, SERVICE, self._settings.node or None, self._settings.nats_url or None)
+        bus = await Bus.connect_node(way)
+        try:
+            await bus.subscribe(subjects.relay(bus.node), RelayState, self._relay.hear)
+            async with Hub(bus, on_reachable=self._reached) as hub, asyncio.TaskGroup() as tasks:
+                _log.info("joined the bus", node=bus.node)
+                subject = subjects.notice(bus.node)
+
+                async def say(notice: PodNotice) -> bool:
+                    return await hub.publish_kept(subject, notice)
+
+                tasks.create_task(hub.bucket(QUOTAS, PodQuota).mirror(self._told))
+                tasks.create_task(self._notices.deliver(say))
+                tasks.create_task(self._keep_published(hub.bucket(ALLOCATIONS, Allocation), bus.node))
+        finally:
+            await bus.close()
 
     def publish(self, records: Mapping[str, Record]) -> None:
         """These are the allocations now; those that are joined are told."""
@@ -92,29 +79,6 @@ class BusLink:
         if joined != self._allocations:
             self._allocations = joined
             self._news.set()
-
-    async def _stay(self, way_in: _WayIn) -> None:
-        try:
-            bus = await Bus.connect(url=way_in.url, jwt=way_in.jwt, name=SERVICE)
-        except CredentialError as error:
-            _log.error("the credential is of no use", error=str(error))
-            await asyncio.Event().wait()
-            return
-        try:
-            await bus.subscribe(subjects.relay(way_in.node), RelayState, self._relay.hear)
-            async with Hub(bus, on_reachable=self._reached) as hub, asyncio.TaskGroup() as tasks:
-                _log.info("joined the bus", node=way_in.node)
-                subject = subjects.notice(way_in.node)
-
-                async def say(notice: PodNotice) -> bool:
-                    return await hub.publish_kept(subject, notice)
-
-                tasks.create_task(hub.bucket(QUOTAS, PodQuota).mirror(self._told))
-                tasks.create_task(self._notices.deliver(say))
-                tasks.create_task(self._keep_published(hub.bucket(ALLOCATIONS, Allocation), way_in.node))
-        finally:
-            await self._reached(False)
-            await bus.close()
 
     async def _reached(self, reachable: bool) -> None:
         self.reachable = reachable
@@ -165,15 +129,3 @@ class BusLink:
                 return False
             del known[name]
         return True
-
-    def _way_in(self) -> _WayIn | None:
-        """The node's name on the bus, where that is, and the plugin's credential; None: they are not there yet."""
-        try:
-            node, url = self._settings.node, self._settings.nats_url
-            if not node or not url:
-                description = self._directory.read_description()
-                node, url = node or str(description["node"]), url or str(description["nats_url"])
-            jwt = self._directory.service_credentials(SERVICE).read_text().strip()
-        except (OSError, ValueError, KeyError):
-            return None
-        return _WayIn(node, url, jwt)

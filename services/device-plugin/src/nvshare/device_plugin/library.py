@@ -34,6 +34,8 @@ def install(source: Path, folder: Path, version: str, build: str, label: str = "
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)
+    if label:
+        set_label(folder, label)
     target = folder / _OTHERS.sub("-", f"{version}-{build}")
     installed = target / LIBRARY_NAME
     if installed.exists() and not filecmp.cmp(source, installed, shallow=False):

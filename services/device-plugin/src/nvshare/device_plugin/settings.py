@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nvshare.bus.quantities import QuantityError, parse_bytes
-from nvshare.bus.subjects import valid_token
 from nvshare.device_plugin.allocator import Policy
 from nvshare.device_plugin.book import Rules
 from nvshare.device_plugin.health import IgnoredXids, SettingError, parse_ignored_xids
@@ -30,7 +29,7 @@ class Settings(BaseSettings):
     """
 
     node: str = ""
-    """The node's name on the bus; empty: what node.json says."""
+    """The node's name, as Kubernetes has it; empty: what node.json says."""
 
     nats_url: str = ""
     """Where the node's NATS server is; empty: what node.json says."""
@@ -128,13 +127,6 @@ class Settings(BaseSettings):
             parse_ignored_xids(value)
         except SettingError as error:
             raise ValueError(str(error)) from None
-        return value
-
-    @field_validator("node")
-    @classmethod
-    def _token(cls, value: str) -> str:
-        if value and not valid_token(value):
-            raise ValueError("use 1 to 64 characters of A-Z a-z 0-9 _ -")
         return value
 
     @model_validator(mode="after")
