@@ -4,10 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import typer
 from pydantic_settings import BaseSettings
 
+from nvshare.bus.hub_access import CLIENT_PORT, LEAF_PORT
+from nvshare.cli.hub import MONITOR_PORT
+from nvshare.cli.main import app
 from nvshare.device_plugin.settings import Settings as DevicePlugin
 from nvshare.quota_watcher.settings import Settings as QuotaWatcher
+from nvshare.relay.settings import Settings as Relay
 from nvshare.scheduler.settings import Settings as Scheduler
 from rendered_chart import Chart, Object
 
@@ -156,3 +161,42 @@ def test_the_probes_ask_where_the_quota_watcher_answers(chart: Chart) -> None:
     assert str(port["containerPort"]) == environment["NVSHARE_HEALTH_PORT"]
     assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": port["name"]}
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+
+
+def options_of(command: str) -> dict[str, str]:
+    """The options of an `nvshare` command, and the variables in their place."""
+    group = typer.main.get_group(app)
+    parameters = group.commands[command].params
+    return {option: str(one.envvar or "") for one in parameters for option in one.opts}
+
+
+def test_the_link_is_told_by_the_variables_of_its_command_and_of_the_relay(chart: Chart) -> None:
+    release = chart.render({"hub": {"existing": EXISTING_HUB}, "sharing": {"hostMemory": "64GiB"}})
+    (word,) = release.containers()["demo-nvshare-link/link"]["args"]
+    relay = {f"NVSHARE_{name.upper()}" for name in Relay.model_fields}
+    told = release.environment("demo-nvshare-link/link")
+    assert told.keys() - {*options_of(word).values(), "NVSHARE_ARENA", "NVSHARE_NODE_DIR", *BY_ALL} == set()
+    assert {"NVSHARE_ARENA", "NVSHARE_NODE_DIR"} <= relay
+
+
+def test_the_hub_is_told_by_the_options_and_variables_of_its_command(chart: Chart) -> None:
+    release = chart.render({"hub": {"tlsSecret": "certificate"}})
+    container = release.containers()["demo-nvshare-hub/hub"]
+    word, *given = container["args"]
+    known = options_of(word)
+    assert {option.partition("=")[0] for option in given} - known.keys() == set()
+    passwords = {f"NVSHARE_HUB_{user}_PASSWORD" for user in ("LEAF", "WATCHER", "TOOL")}
+    assert release.environment("demo-nvshare-hub/hub").keys() - {*known.values(), *passwords} == set()
+
+
+def test_the_hub_listens_where_the_chart_looks_for_it(chart: Chart) -> None:
+    (container,) = chart.render().pods()["demo-nvshare-hub"]["containers"]
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert ports == {"nats": CLIENT_PORT, "leaf": LEAF_PORT, "monitor": MONITOR_PORT}
+
+
+def test_the_nodes_name_on_the_bus_is_kubernetes_name_for_it(chart: Chart) -> None:
+    (variable,) = (
+        one for one in chart.render().containers()["demo-nvshare-link/link"]["env"] if one["name"] == "NVSHARE_NODE"
+    )
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
