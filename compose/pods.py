@@ -1,6 +1,6 @@
 """The workload of docker-compose.yml: makes pods over Kubernetes' interface, waits for their end, and prints the table.
 
-    pods.py URL IMAGE [--pods 8] [--seconds 4] [--memory-bytes 1342177280]
+    pods.py URL IMAGE [--pods 8] [--seconds 3] [--memory-bytes 1342177280]
 
 Each pod has one share of a GPU and a memory quota, and computes sums that it checks at its end. Two of them do not fit
 into one emulated GPU together, so they take turns there. Ends in 0 when all of them computed what they should.
@@ -20,7 +20,7 @@ READY_SECONDS = 120
 PODS = "/api/v1/namespaces/default/pods"
 RESOURCE = "nvshare.com/gpu"
 QUOTA = "nvshare.com/gpu-memory-limit"
-# The first line says which GPU the pod has got, the last one what it computed.
+# Says which GPU the pod has got, then what it computed; the library may say something between the two.
 PROGRAM = 'echo "$CUDA_VISIBLE_DEVICES"; exec python3 -m nvshare.cli.workloads.emulated "$@"'
 
 
@@ -119,11 +119,12 @@ def row(api: Api, name: str, pod: dict[str, Any]) -> Row:
     node, status = pod["spec"].get("nodeName", "-"), pod.get("status", {}).get("phase", "Pending")
     try:
         lines = api.text("GET", f"{PODS}/{name}/log").splitlines()
-        result = json.loads(lines[-1])
+        gpu = next(line for line in lines if line.startswith("GPU-"))
+        result = json.loads(next(line for line in lines if line.startswith("{")))
         return Row(
-            name, node, lines[0], status, result["seconds"], result["iterations_per_second"], result["correct"] is True
+            name, node, gpu, status, result["seconds"], result["iterations_per_second"], result["correct"] is True
         )
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, StopIteration):
         return Row(name, node, "-", status)
 
 
@@ -146,7 +147,7 @@ def main() -> None:
     parser.add_argument("image")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--pods", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of work in each")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of work in each")
     parser.add_argument("--memory-bytes", type=int, default=5 * 2**28)
     parser.add_argument("--timeout", type=float, default=300.0)
     arguments = parser.parse_args()
