@@ -56,6 +56,13 @@ class Cluster:
     def log(self, name: str) -> str:
         return str(asked("GET", f"{self.pods('gpu')}/{name}/log"))
 
+    def seen(self, name: str) -> list[int]:
+        """What a pod with WATCHER has seen so far; nothing before it has started."""
+        try:
+            return [int(line) for line in self.log(name).splitlines()]
+        except OSError:
+            return []
+
     def replace(self, *pods: str) -> None:
         """Ends pods of the chart and starts them again, as an upgrade does, and waits until they are ready."""
         for name in pods:
@@ -132,12 +139,33 @@ def cluster(images: str, folder: Path) -> Iterator[Cluster]:
         docker("network", "rm", prefix)
 
 
-def workload(cluster: Cluster, name: str, *arguments: str, **annotations: str) -> Object:
+# Tells each change of what the program sees of its card.
+WATCHER = """
+import time
+from cuda.bindings import driver
+driver.cuInit(0)
+driver.cuCtxSetCurrent(driver.cuDevicePrimaryCtxRetain(0)[1])
+seen = None
+while True:
+    total = driver.cuMemGetInfo()[2]
+    if total != seen:
+        print(total, flush=True)
+    seen = total
+    time.sleep(0.02)
+"""
+
+
+def workload(cluster: Cluster, name: str, *arguments: str) -> Object:
     """A pod with a share that computes and checks itself."""
+    return pod_with(cluster, name, ["python3", "-m", "nvshare.cli.workloads.emulated", "--name", name, *arguments])
+
+
+def pod_with(cluster: Cluster, name: str, command: list[str], **annotations: str) -> Object:
+    """A pod with a share that runs `command`."""
     container: dict[str, Any] = {
         "name": "main",
         "image": cluster.image,
-        "command": ["python3", "-m", "nvshare.cli.workloads.emulated", "--name", name, *arguments],
+        "command": command,
         "resources": {"limits": {"nvshare.com/gpu": 1}},
     }
     spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [container]}
@@ -169,3 +197,13 @@ def test_an_upgrade_in_either_order_takes_nothing_from_a_pod_that_runs(
     assert json.loads(cluster.log(name).splitlines()[-1])["correct"] is True
     status = asked("GET", f"{cluster.pods('gpu')}/{name}")["status"]
     assert [one["restartCount"] for one in status["containerStatuses"]] == [0]
+
+
+def test_a_hub_that_starts_again_with_nothing_takes_no_quota_away(cluster: Cluster) -> None:
+    quota = {"nvshare.com/gpu-memory-limit": "512Mi"}
+    cluster.make(pod_with(cluster, "before", ["python3", "-c", WATCHER], **quota))
+    wait_until(lambda: cluster.seen("before") == [2**29], POD_SECONDS, "the first pod sees its quota")
+    cluster.replace("demo-nvshare-hub")
+    cluster.make(pod_with(cluster, "after", ["python3", "-c", WATCHER], **quota))
+    wait_until(lambda: cluster.seen("after")[-1:] == [2**29], POD_SECONDS, "the second pod sees its quota")
+    assert cluster.seen("before") == [2**29]
