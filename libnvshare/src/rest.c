@@ -61,9 +61,23 @@ static void nvs_rest_mark(struct nvs_stream *stream, uint64_t launched) {
     nvs_capture_restore(mode);
 }
 
+// What the program waits for: a stream, all of a context's, or an event, whose stream nobody knows.
+enum nvs_waited { NVS_WAITED_STREAM, NVS_WAITED_CONTEXT, NVS_WAITED_EVENT };
+
+// An event says nothing of what was launched after it. The mark that was made as the wait began does: once that has
+// ended, too, its stream is empty, whoever launched on it.
+static bool nvs_rest_all_ended(struct nvs_stream *stream, uint64_t launched) {
+    if (stream->marked != launched)
+        return false;
+    CUstreamCaptureMode mode = nvs_capture_relax();
+    (void)nvs_stream_retire(stream);
+    nvs_capture_restore(mode);
+    return atomic_load_explicit(&stream->completed, memory_order_relaxed) == launched;
+}
+
 // Where the program waits for its streams, or one of them: `ended` false: before, true: after. Who launches beside a
 // thread that waits may be taken for at rest, for no longer than until its next call.
-static void nvs_rest_wait(CUcontext of, CUstream handle, bool all, bool ended) {
+static void nvs_rest_wait(CUcontext of, CUstream handle, enum nvs_waited wait, bool ended) {
     struct nvs_thread *thread = nvs_thread_self;
     CUcontext context;
     struct nvs_device *device = nvs_device_current(&context);
@@ -80,30 +94,46 @@ static void nvs_rest_wait(CUcontext of, CUstream handle, bool all, bool ended) {
         pthread_mutex_lock(&stream->lock);
         uint64_t launched = nvs_stream_launched(stream);
         bool meant = atomic_load_explicit(&stream->alive, memory_order_acquire) &&
-                     (all || (stream->handle == name && stream->owner == owner));
+                     (wait != NVS_WAITED_STREAM || (stream->handle == name && stream->owner == owner));
         if (meant && !ended) {
             nvs_rest_mark(stream, launched);
-            stream->waited_at = launched;
-            stream->waiter = thread;
-        } else if (meant && stream->waiter == thread && stream->waited_at == launched && stream->drained_ns == 0) {
-            nvs_rest_begin(stream, launched);
+            if (wait != NVS_WAITED_EVENT) {
+                stream->waited_at = launched;
+                stream->waiter = thread;
+            }
+        } else if (meant && stream->drained_ns == 0) {
+            bool empty = wait == NVS_WAITED_EVENT ? nvs_rest_all_ended(stream, launched)
+                                                  : stream->waiter == thread && stream->waited_at == launched;
+            if (empty)
+                nvs_rest_begin(stream, launched);
         }
         pthread_mutex_unlock(&stream->lock);
     }
 }
 
-#define NVS_WAIT_WRAPPER(name, context, stream, all, params, args)                                                     \
+#define NVS_WAIT_WRAPPER(name, context, stream, wait, params, args)                                                    \
     NVS_EXPORT CUresult name params {                                                                                  \
         if (!nvs_library_start() || nvs_real.name == NULL)                                                             \
             return CUDA_ERROR_NOT_SUPPORTED;                                                                           \
-        nvs_rest_wait((context), (stream), (all), false);                                                              \
+        nvs_rest_wait((context), (stream), (wait), false);                                                             \
         CUresult result = nvs_real.name args;                                                                          \
         if (result == CUDA_SUCCESS)                                                                                    \
-            nvs_rest_wait((context), (stream), (all), true);                                                           \
+            nvs_rest_wait((context), (stream), (wait), true);                                                          \
         return result;                                                                                                 \
     }
 
-NVS_WAIT_WRAPPER(cuStreamSynchronize, NULL, hStream, false, (CUstream hStream), (hStream))
-NVS_WAIT_WRAPPER(cuStreamSynchronize_ptsz, NULL, NVS_OWN(hStream), false, (CUstream hStream), (hStream))
-NVS_WAIT_WRAPPER(cuCtxSynchronize, NULL, NULL, true, (void), ())
-NVS_WAIT_WRAPPER(cuCtxSynchronize_v2, ctx, NULL, true, (CUcontext ctx), (ctx))
+NVS_WAIT_WRAPPER(cuStreamSynchronize, NULL, hStream, NVS_WAITED_STREAM, (CUstream hStream), (hStream))
+NVS_WAIT_WRAPPER(cuStreamSynchronize_ptsz, NULL, NVS_OWN(hStream), NVS_WAITED_STREAM, (CUstream hStream), (hStream))
+NVS_WAIT_WRAPPER(cuCtxSynchronize, NULL, NULL, NVS_WAITED_CONTEXT, (void), ())
+NVS_WAIT_WRAPPER(cuCtxSynchronize_v2, ctx, NULL, NVS_WAITED_CONTEXT, (CUcontext ctx), (ctx))
+NVS_WAIT_WRAPPER(cuEventSynchronize, NULL, NULL, NVS_WAITED_EVENT, (CUevent hEvent), (hEvent))
+
+// Who asks again and again waits, too, from the first time that it is not ready.
+NVS_EXPORT CUresult cuEventQuery(CUevent hEvent) {
+    if (!nvs_library_start() || nvs_real.cuEventQuery == NULL)
+        return CUDA_ERROR_NOT_SUPPORTED;
+    CUresult result = nvs_real.cuEventQuery(hEvent);
+    if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY)
+        nvs_rest_wait(NULL, NULL, NVS_WAITED_EVENT, result == CUDA_SUCCESS);
+    return result;
+}

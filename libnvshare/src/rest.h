@@ -5,7 +5,8 @@
 // the next call ends the rest. An event at the start of what comes would tell the same, and so would one at the end of
 // what was; but the card would come to the program for the event alone, and its neighbours would be stopped for it
 // (H200: 0.2 to 0.4 ms each). So a stream at rest is left alone: the mark of what the program waits for is made as the
-// wait begins, and what has none by then counts as ended when the wait is over. What no wait tells, the control thread
+// wait begins, and what has none by then counts as ended when the wait is over. A wait for an event, or asking for it
+// again and again, tells the same where that mark has ended when the event has. What no wait tells, the control thread
 // sees by looking (follow.c).
 //
 // Callers hold the stream's lock.

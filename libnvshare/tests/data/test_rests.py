@@ -6,6 +6,9 @@ from libnvshare.tests.data.conftest import Run, ScriptedRelay
 MS = 1_000_000
 
 WAITS = ["gpu.synchronize()", "ok(driver.cuStreamSynchronize(0))"]
+RECORDED = "event = ok(driver.cuEventCreate(0)); ok(driver.cuEventRecord(event, 0)); "
+POLL = "[time.sleep(0.0002) for _ in iter(lambda: int(driver.cuEventQuery(event)[0]), 0)]"
+EVENT_WAITS = [RECORDED + "ok(driver.cuEventSynchronize(event))", RECORDED + POLL]
 
 
 def busy_and_took_ns(relay: ScriptedRelay, run: Run, rounds: int, *lines: str) -> tuple[float, int]:
@@ -22,7 +25,7 @@ def busy_and_took_ns(relay: ScriptedRelay, run: Run, rounds: int, *lines: str) -
     return 1000 * report.busy_us, took_ns
 
 
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("wait", WAITS + EVENT_WAITS)
 def test_b6_a_program_that_pauses_after_its_waits_is_busy_for_as_long_as_its_work(
     wait: str, relay: ScriptedRelay, run: Run
 ) -> None:
@@ -61,6 +64,13 @@ def test_work_that_goes_on_beside_a_thread_that_waits_is_busy_time(relay: Script
     assert client.report_where(lambda report: not report.demand and report.launches == 80).busy_us > 400_000
     program.tell()
     program.end()
+
+
+@pytest.mark.parametrize("wait", EVENT_WAITS)
+def test_work_behind_the_event_that_a_program_waits_for_is_busy_time(wait: str, relay: ScriptedRelay, run: Run) -> None:
+    lines = ("gpu.spin(1 * MS)", RECORDED, "gpu.spin(9 * MS)", wait.removeprefix(RECORDED), "time.sleep(0.009)")
+    busy_ns, _ = busy_and_took_ns(relay, run, 40, *lines)
+    assert busy_ns > 0.9 * 400 * MS
 
 
 KEEPS_THE_CARD_BUSY = """
