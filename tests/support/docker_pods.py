@@ -140,14 +140,14 @@ class DockerNode:
         return path
 
     def _secret_files(self, pod: str, secret: Object) -> Path:
-        folder = self.folder / f"secret-{pod}"
+        folder = self.folder / f"secret-{pod}-{secret['secretName']}"
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
         for item in secret["items"]:
             path = folder / item["path"]
             path.write_text(self.secrets[secret["secretName"]][item["key"]])
             os.chown(path, 0, GROUP)
-            path.chmod(secret["defaultMode"])
+            path.chmod(secret.get("defaultMode", 0o644))
         return folder
 
 
