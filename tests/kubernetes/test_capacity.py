@@ -32,6 +32,8 @@ GPUS = 2
 SHARES = 10
 RIGHT_AGAIN_SECONDS = 5.0
 ORDERS = 50
+START_SECONDS = 30.0
+STARTED = b"device-plugin: starts"
 XIDS = (48, 79)  # a GPU that must be reset, and one that is lost
 
 LANES = 2
@@ -79,10 +81,17 @@ class World:
         )
 
     async def start_plugin(self) -> None:
-        with (self.directory / "plugin.log").open("ab") as output:
+        """Returns when it has begun its work: how long a busy host takes to load a program is not what is tested."""
+        path = self.directory / "plugin.log"
+        with path.open("ab") as output:
+            start = output.tell()
             self.plugin = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "nvshare.device_plugin", env=self.environment, stdout=output, stderr=output
             )
+        async with asyncio.timeout(START_SECONDS):
+            while STARTED not in path.read_bytes()[start:]:
+                assert self.plugin.returncode is None, path.read_text()
+                await asyncio.sleep(0.01)
 
     async def kill_plugin(self) -> None:
         assert self.plugin is not None

@@ -219,17 +219,21 @@ async def test_the_command_serves_restarts_and_ends(api: FakeApiServer, director
     command = [sys.executable, "-m", "nvshare.fake_kubelet", "--root", str(directory), "--node", "n1", "--api", api.url]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    assert "device-plugins" in (await process.stdout.readline()).decode()
-    socket = directory / "device-plugins" / "kubelet.sock"
-    first = identity(socket)
+    try:
+        assert "device-plugins" in (await process.stdout.readline()).decode()
+        socket = directory / "device-plugins" / "kubelet.sock"
+        first = identity(socket)
 
-    process.send_signal(signal.SIGHUP)
-    async with asyncio.timeout(5):
-        while not socket.exists() or identity(socket) == first:
-            await asyncio.sleep(0.01)
-    process.terminate()
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while not socket.exists() or identity(socket) == first:
+                await asyncio.sleep(0.01)
+        process.terminate()
 
-    assert await process.wait() == 0
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
 
 
 def identity(path: Path) -> tuple[int, int]:
