@@ -116,7 +116,7 @@ class Registration:
         server = self._make_server()
         try:
             await server.start()
-            await self._call_kubelet(server)
+            await self._call_kubelet(server, identity)
         except (ServeError, grpc.aio.AioRpcError) as error:
             reason = (
                 f"{error.code().name}: {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
@@ -133,7 +133,8 @@ class Registration:
         _log.info("registered", resource=self._resource, endpoint=server.path.name)
         return True
 
-    async def _call_kubelet(self, server: PluginServer) -> None:
+    async def _call_kubelet(self, server: PluginServer, identity: Identity) -> None:
+        """Raises ServeError when the call has become useless: kubelet dials for ten seconds, also what is gone."""
         request = plugin.RegisterRequest(
             version=API_VERSION, endpoint=server.path.name, resource_name=self._resource, options=OPTIONS
         )
@@ -143,7 +144,14 @@ class Registration:
                 request_serializer=lambda message: message.SerializeToString(),
                 response_deserializer=REGISTER.reply.FromString,
             )
-            await call(request, timeout=_CALL_SECONDS)
+            answer = asyncio.ensure_future(call(request, timeout=_CALL_SECONDS))
+            try:
+                while not (await asyncio.wait({answer}, timeout=self._check_seconds))[0]:
+                    if self._identity() != identity or not server.is_there:
+                        raise ServeError("kubelet is another one by now, or our socket is gone")
+                await answer
+            finally:
+                answer.cancel()
 
     def _identity(self) -> Identity | None:
         try:
