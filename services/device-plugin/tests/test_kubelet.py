@@ -209,6 +209,7 @@ async def test_a_new_plugin_takes_over_while_the_old_one_still_serves(node: Node
     assert node.gpus_of(await node.run(2)) == ["GPU-0", "GPU-1"]
 
 
+@pytest.mark.heavy
 async def test_an_older_kubelet_has_all_shares_again_after_the_old_plugins_end(short_folder: Path) -> None:
     async with make_node(short_folder, options=Options(overlapping_plugins=False)) as node:
         await node.start_plugin()

@@ -129,6 +129,7 @@ async def test_b4_a_quota_that_passes_the_cap_is_refused_and_said_once(short_fol
         assert cluster.watcher.reasons("web").count("QuotaRefused") == 1
 
 
+@pytest.mark.heavy
 async def test_with_the_hub_away_a_pod_starts_at_once_by_default_and_gets_its_own_later(short_folder: Path) -> None:
     async with make_cluster(short_folder, default_memory="1Gi", quota_wait_seconds=20) as cluster:
         known = await start(cluster, "known", memory(4 * GIB))
@@ -163,6 +164,7 @@ async def test_what_was_joined_is_told_to_the_cluster_until_its_pod_is_gone(clus
     assert cluster.node.records() == {}
 
 
+@pytest.mark.heavy
 async def test_what_an_earlier_plugin_published_goes_with_its_folder(cluster: Cluster) -> None:
     pod = cluster.node.pod(name="web")
     await cluster.watcher.say("web", pod.uid)
@@ -204,6 +206,7 @@ async def test_the_folder_of_a_pod_that_never_started_goes(cluster: Cluster) -> 
     await until(lambda: cluster.node.records() == {})
 
 
+@pytest.mark.heavy
 async def test_a_folder_that_was_allocated_again_goes_when_nobody_lives_in_it(short_folder: Path) -> None:
     async with make_cluster(short_folder, gpus=1, listed=1, shares="1", absent_seconds=3600) as cluster:
         first = await start(cluster, "db-0")
@@ -221,6 +224,7 @@ async def test_a_folder_that_was_allocated_again_goes_when_nobody_lives_in_it(sh
         assert cluster.record("db-0").id != before
 
 
+@pytest.mark.heavy
 async def test_a_link_with_new_keys_is_joined_again(cluster: Cluster) -> None:
     plugin = cluster.node.plugin
     assert plugin is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nvshare.device_plugin.allocator import Load, Policy
 from nvshare.device_plugin.busy import BusyShares
@@ -69,6 +69,7 @@ class Book:
         """A new allocation, or the one of that ID anew when its folder was lost. Raises OSError."""
         ordered = tuple(sorted(shares))
         record = Record(allocation or self._folders.new_id(), ordered, self.now_ns(), pod=pod, quota=self.rules.default)
+        record = replace(record, quota_since_unix_ns=record.made_unix_ns)
         self.write(record)
         return record
 
