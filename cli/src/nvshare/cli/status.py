@@ -176,7 +176,9 @@ def _of(part_bytes: int, whole_bytes: int) -> str:
 
 
 def _client_lines(client: ClientStatus, allocation: Allocation) -> Iterator[Text]:
-    """What is worth a line: where its quota is from, memory that cannot leave or could not be moved, host memory, turns."""
+    """What is worth a line: where its quota is from, memory that cannot leave or could not be moved, host memory,
+    turns.
+    """
     who = client_name(client, allocation)
     if allocation.quota_since_unix_ns:
         yield Text(f"  {who}: {quota_words(allocation)}")
