@@ -10,6 +10,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # An example that the host was too busy for is no failure.
 settings.register_profile("nvshare", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nvshare")
+
+
+SYSTEM = "tests/system/"
+LINTERS = "tests/system/test_lint.py"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,12 +42,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of the system, and puts them in front: each of their files takes longer than any other, so that
-    the processes which share the files would wait for one that begins late."""
-    system = [item for item in items if item.nodeid.startswith("tests/system/")]
+    """Marks the tests of the system, and puts them in front: they take longer than any other file's, so that the
+    processes which share the files would wait for one that begins with them late."""
+    system = [item for item in items if item.nodeid.startswith(SYSTEM)]
     for item in system:
         item.add_marker(pytest.mark.system)
-    items[:] = system + [item for item in items if item not in system]
+    items[:] = system + [item for item in items if not item.nodeid.startswith(SYSTEM)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which process gets which tests: files side by side, and all of the system's in one, but for its linters: they
+    share a Docker daemon, its images, and the wheels."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return SYSTEM if file.startswith(SYSTEM) and file != LINTERS else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 class Reruns:
