@@ -255,6 +255,27 @@ async def test_a_mode_is_changed_told_to_clients_and_kept_over_a_restart(node: N
     assert (status.mode, status.quantum_us) == (client_pb2.MODE_SERIAL, 500_000)
 
 
+async def test_e14_a_scheduler_that_is_stopped_between_two_turns_gives_the_gpu_to_the_next_first(node: Node) -> None:
+    gpu = (await node.gpu()).uuid
+    await node.set_mode(gpu, client_pb2.MODE_SERIAL, 500_000)
+    first = await node.join(gpu, "a")
+    await node.report(gpu, "a", demand=True)
+    held = await first.until(lambda grant: grant.may_launch)
+    await node.report(gpu, "a", demand=True, generation=held.generation, epoch=held.epoch)
+    second = await node.join(gpu, "b")
+    await node.report(gpu, "b", demand=True)
+    withdrawn = await first.until(lambda grant: grant.epoch > held.epoch and not grant.may_launch)
+    assert node.process is not None
+    node.process.terminate()
+    with pytest.raises(TimeoutError):  # it waits for the first to let go
+        await asyncio.wait_for(node.process.wait(), 0.5)
+
+    await node.report(gpu, "a", demand=True, generation=withdrawn.generation, epoch=withdrawn.epoch)
+
+    await second.until(lambda grant: grant.may_launch)
+    assert await asyncio.wait_for(node.process.wait(), 10) == 0
+
+
 async def test_a_changed_default_wins_over_a_mode_that_was_set_before(node: Node) -> None:
     gpu = (await node.gpu()).uuid
     await node.set_mode(gpu, client_pb2.MODE_SERIAL)

@@ -48,6 +48,22 @@ def test_the_quantum_ends_a_turn_only_when_somebody_waits(make_desk: MakeDesk) -
     assert not desk.grant("a").may_launch
 
 
+def test_e14_between_two_turns_the_gpu_is_being_handed_over(make_desk: MakeDesk) -> None:
+    desk = two_that_want(make_desk)
+    assert not desk.arbiter.hands_over()
+    desk.pass_time(2 * SECOND_NS)
+    assert desk.arbiter.hands_over(), "a must stop, and b may not launch yet"
+    desk.follow("a", state=ClientState.WAITING)
+    assert not desk.arbiter.hands_over()
+
+
+def test_e14_a_gpu_that_nobody_wants_is_not_handed_over(make_desk: MakeDesk) -> None:
+    desk = make_desk(Mode.SERIAL)
+    desk.join("a")
+    desk.join("b")
+    assert not desk.arbiter.hands_over()
+
+
 def test_the_next_may_launch_only_when_the_last_one_is_quiet(make_desk: MakeDesk) -> None:
     desk = two_that_want(make_desk)
     desk.pass_time(2 * SECOND_NS)

@@ -92,6 +92,11 @@ class Arbiter:
         """When `tick` must be called if nothing happens before. None: never."""
         return self.state.wake_ns
 
+    def hands_over(self) -> bool:
+        """Whether the GPU was taken from one client and is not given to the next yet."""
+        clients = self.state.clients.values()
+        return any(client.demand for client in clients) and not any(client.holds_now() for client in clients)
+
     def sample_interval_ns(self, now_ns: int) -> int:
         """How long the next memory sample may wait."""
         if self.state.blind and self.state.relay_known_ns is not None:

@@ -24,6 +24,7 @@ from nvshare.bus.version import BUILD, PROTOCOL, VERSION
 from nvshare.scheduler.arbiter import Arbiter
 from nvshare.scheduler.coordination import Coordination
 from nvshare.scheduler.device_memory import Driver, DriverError, Gpu
+from nvshare.scheduler.ending import finish_hand_overs
 from nvshare.scheduler.history import RecordedArbiter
 from nvshare.scheduler.model import (
     Answer,
@@ -92,6 +93,7 @@ class Scheduler:
         self._relay: node_pb2.RelayState | None = None
         self._relay_heard_ns = 0
         self._refused_messages = 0
+        self._ended = False
         self._silent: set[str] = set()  # GPUs (UUIDs) that did not answer when they were asked last
         self._gpus = {gpu.uuid: SharedGpu(gpu, RecordedArbiter(self._new_arbiter(gpu))) for gpu in driver.gpus}
         self._arbiters = {uuid: shared.recorded.arbiter for uuid, shared in self._gpus.items()}
@@ -113,6 +115,8 @@ class Scheduler:
         _log.info("ready", node=node, gpus=len(self._gpus), generation=self._share.generation, build=BUILD)
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait([stopping, *watches], return_when=asyncio.FIRST_COMPLETED)
+        await finish_hand_overs(self._arbiters.values())
+        self._ended = True  # from now on nothing is decided
         failed = [watch for watch in watches if watch.done()]
         stopping.cancel()
         loop.remove_signal_handler(signal.SIGUSR1)
@@ -214,6 +218,8 @@ class Scheduler:
 
     async def _handle(self, shared: SharedGpu, event: Event) -> str:
         """Tells the arbiter, and carries out what it commands. Gives the error of its answer, if there is one."""
+        if self._ended:
+            return "the scheduler is ending"
         now_ns = time.monotonic_ns()
         commands = [(shared, command) for command in shared.recorded.handle(event, now_ns)]
         self._arm_tick(shared, now_ns)
