@@ -19,6 +19,7 @@ from nvshare.bus.connection import Bus
 from nvshare.bus.credentials import NodeKeys
 from nvshare.bus.hub import Hub
 from nvshare.bus.hub_server import QUOTAS, HubServer
+from nvshare.bus.leaf_watch import watch_leaf
 from nvshare.bus.nats_server import NatsServer
 from nvshare.v1.client_pb2 import Report
 from nvshare.v1.kubernetes_pb2 import PodQuota
@@ -31,7 +32,7 @@ pytestmark = [
 ]
 
 BACK_SECONDS = 2.0
-SILENT_SECONDS = 15.0  # until a connection that died without a word is given up: three pings
+SILENT_SECONDS = 3.0  # until a connection that died without a word is given up
 
 
 class Proxy:
@@ -98,9 +99,13 @@ async def bus(keys: NodeKeys, proxy: Proxy, tmp_path: Path) -> AsyncIterator[Bus
     """A service of a node that reaches its hub through the proxy."""
     server = NatsServer(keys, tmp_path / "leaf", hub=hub_access(f"nats-leaf://127.0.0.1:{proxy.port}", "leaf-node-1"))
     await server.start()
+    watching = asyncio.create_task(watch_leaf(server.url, keys))
     bus = await Bus.connect(url=server.url, jwt=keys.signer.service_jwt("device-plugin"), name="device-plugin")
     yield bus
     await bus.close()
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
     await server.stop()
 
 
@@ -115,7 +120,15 @@ async def goes_on(bus: Bus, seen: Mirrored) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "away_seconds"),
-    [("killed", 0), ("killed", 4), ("stopped", 4), ("stopped", 20), ("swallowed", 4), ("swallowed", 20)],
+    [
+        ("killed", 0),
+        ("killed", 4),
+        ("stopped", 4),
+        ("stopped", 20),
+        ("swallowed", 0),
+        ("swallowed", 4),
+        ("swallowed", 20),
+    ],
 )
 async def test_a_new_quota_is_in_force_within_2_s_after_the_hub_answers_again(
     fault: str, away_seconds: int, bus: Bus, hub_server: HubServer, proxy: Proxy

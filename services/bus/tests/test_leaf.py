@@ -7,14 +7,16 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from services.bus.tests.conftest import GPU, PASSWORD, hub_access, hub_options
+from services.bus.tests.conftest import GPU, PASSWORD, ConnectBare, hub_access, hub_options
 
 from nvshare.bus import subjects
 from nvshare.bus.connection import Bus
 from nvshare.bus.credentials import NodeKeys
+from nvshare.bus.frames import Pub, Sub
 from nvshare.bus.hub import NOTICES, Hub
 from nvshare.bus.hub_access import HubAccess, HubAccessError
 from nvshare.bus.hub_server import ALLOCATIONS, ANY_NODE, QUOTAS, HubOptions, HubServer
+from nvshare.bus.leaf_watch import close_leaf
 from nvshare.bus.nats_server import NatsServer, ServerProcess
 from nvshare.v1.kubernetes_pb2 import PodNotice, PodQuota
 from nvshare.v1.node_pb2 import Allocation, RelayState
@@ -202,6 +204,34 @@ async def test_who_has_the_password_that_nodes_share_speaks_for_any_node(stack: 
     async with Hub(node) as hub:
         await answers(hub)
         assert await hub.publish_kept(subjects.notice("node-2"), PodNotice(), NOTICES)
+
+
+async def test_a_leaf_that_is_closed_is_made_anew(keys: NodeKeys, leaf: NatsServer) -> None:
+    system = await Bus.connect(url=leaf.url, jwt=keys.link_jwt(), name="link")
+    bus = await Bus.connect(url=leaf.url, jwt=keys.signer.service_jwt("device-plugin"), name="device-plugin")
+    async with Hub(bus) as hub:
+        await answers(hub)
+        assert await close_leaf(system)
+        await answers(hub)
+        assert await hub.bucket(ALLOCATIONS, Allocation).read_all() == {}
+    await bus.close()
+    await system.close()
+
+
+async def test_without_a_leaf_there_is_none_to_close(keys: NodeKeys, nats: NatsServer) -> None:
+    system = await Bus.connect(url=nats.url, jwt=keys.link_jwt(), name="link")
+    assert not await close_leaf(system)
+    await system.close()
+
+
+async def test_who_watches_over_the_leaf_may_do_nothing_else(keys: NodeKeys, connect: ConnectBare) -> None:
+    link = await connect(keys.link_jwt())
+    for subject in ("nvshare.v1.>", "$SYS.>", "_INBOX.>", "_INBOX.node.node-1.scheduler.>"):
+        link.send(Sub(subject, "1"))
+        assert "Permissions Violation" in str(await link.errors())
+    for subject in (subjects.grant(GPU, "a", "1-a"), "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.X.RELOAD"):
+        link.send(Pub(subject, b""))
+        assert "Permissions Violation" in str(await link.errors())
 
 
 async def test_a_node_whose_password_is_wrong_goes_on_without_its_hub(

@@ -13,8 +13,10 @@ from typing import IO
 
 from nvshare.bus.credentials import NodeKeys
 from nvshare.bus.hub_access import HubAccess, HubAccessError
+from nvshare.bus.leaf_watch import watch_leaf
 from nvshare.bus.nats_server import NatsServer, NatsServerError
 from nvshare.bus.node_directory import NodeDirectory, write_atomically
+from nvshare.bus.runtime import configure_log
 from nvshare.bus.version import BUILD, VERSION
 from nvshare.cli.environment import EmulatedCards
 from nvshare.cli.errors import CommandError
@@ -86,10 +88,23 @@ async def running_bus(
         server = await _start(node, keys, log, hub, options.nats_port)
         try:
             supervisor.keep("nats", lambda: run_nats(server))
-            yield NodeBus(node, name, server, supervisor, keys)
+            async with _watched_leaf(server, keys) if hub is not None else contextlib.nullcontext():
+                yield NodeBus(node, name, server, supervisor, keys)
         finally:
             node.description.unlink(missing_ok=True)
             await supervisor.stop()
+
+
+@contextlib.asynccontextmanager
+async def _watched_leaf(server: NatsServer, keys: NodeKeys) -> AsyncIterator[None]:
+    """Watch over the server's leaf as long as the context lasts."""
+    configure_log("leaf")
+    watching = asyncio.create_task(watch_leaf(server.url, keys), name="watch over the leaf")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 def hub_access(option: HubOption) -> HubAccess:

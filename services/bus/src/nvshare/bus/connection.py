@@ -44,6 +44,10 @@ class AwayError(TimeoutError):
     """Nobody answered: the server, or who is asked behind it, is away."""
 
 
+class SilentError(AwayError):
+    """Somebody should have answered, and did not in time."""
+
+
 class Bus:
     """One connection. Made by `Bus.connect`; it reconnects for ever until `close`.
 
@@ -165,7 +169,7 @@ class Bus:
     async def request(
         self, subject: str, payload: bytes, *, timeout_seconds: float, headers: Mapping[str, str] | None = None
     ) -> Msg:
-        """The answer to `payload`. Raises AwayError when none comes in time, or nobody listens."""
+        """The answer to `payload`. Raises SilentError when none comes in time, AwayError when nobody listens."""
         try:
             # Without its own timeout, a wait_for, which loses a cancellation that comes with the answer (Python 3.11).
             async with asyncio.timeout(timeout_seconds):
@@ -175,7 +179,9 @@ class Bus:
                     timeout=None,  # type: ignore[arg-type]  # annotated float, handed to wait_for
                     headers=None if headers is None else dict(headers),
                 )
-        except (TimeoutError, nats.errors.Error, OSError) as error:
+        except TimeoutError:
+            raise SilentError(f"no answer on {subject} in time") from None
+        except (nats.errors.Error, OSError) as error:
             raise AwayError(f"no answer on {subject}: {type(error).__name__}") from error
 
     async def ask(self, subject: str, payload: bytes, reply: str) -> None:

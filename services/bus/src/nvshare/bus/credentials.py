@@ -229,6 +229,24 @@ class NodeKeys:
     account: str
     account_jwt: str
     signer: Signer
+    system_key: SigningKey = field(repr=False)
+
+    def link_jwt(self, issued_unix_s: int = 0) -> str:
+        """Token of whoever watches over the server's leaf: it asks the server about that, and closes it. The text of a
+        ServiceCredential.
+        """
+        own = {
+            "pub": {"allow": ["$SYS.REQ.SERVER.PING.LEAFZ", "$SYS.REQ.SERVER.*.KICK"]},
+            "sub": {"allow": [f"{service_inbox(self.node, 'link')}.>"]},
+            "subs": _UNLIMITED,
+            "data": _UNLIMITED,
+            "payload": _UNLIMITED,
+            "allowed_connection_types": ["STANDARD"],
+            "type": "user",
+            "version": 2,
+        }
+        key = SigningKey.generate(Role.USER)
+        return ServiceCredential(_encode_jwt(self.system_key, key.public, "link", issued_unix_s, own), key).to_text()
 
     @classmethod
     def generate(cls, node: str, issued_unix_s: int = 0) -> "NodeKeys":
@@ -252,6 +270,7 @@ class NodeKeys:
             account=account.public,
             account_jwt=_encode_jwt(operator, account.public, "NODE", issued_unix_s, _account_claims(signing_keys)),
             signer=signer,
+            system_key=system,
         )
 
 
