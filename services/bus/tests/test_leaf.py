@@ -1,6 +1,7 @@
 """What passes between a node and its hub, and who may say what there, on real servers."""
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -211,11 +212,21 @@ async def test_a_leaf_that_is_closed_is_made_anew(keys: NodeKeys, leaf: NatsServ
     bus = await Bus.connect(url=leaf.url, jwt=keys.signer.service_jwt("device-plugin"), name="device-plugin")
     async with Hub(bus) as hub:
         await answers(hub)
+        before = await leafs(system)
         assert await close_leaf(system)
-        await answers(hub)
-        assert await hub.bucket(ALLOCATIONS, Allocation).read_all() == {}
+        async with asyncio.timeout(5):
+            while await leafs(system) in (before, []):
+                await asyncio.sleep(0.01)
+            while await hub.bucket(ALLOCATIONS, Allocation).read_all() != {}:
+                await asyncio.sleep(0.01)
     await bus.close()
     await system.close()
+
+
+async def leafs(system: Bus) -> list[int]:
+    """Numbers of the server's connections to the hub."""
+    reply = await system.request("$SYS.REQ.SERVER.PING.LEAFZ", b"{}", timeout_seconds=1)
+    return [one["id"] for one in json.loads(reply.data)["data"].get("leafs") or ()]
 
 
 async def test_without_a_leaf_there_is_none_to_close(keys: NodeKeys, nats: NatsServer) -> None:
