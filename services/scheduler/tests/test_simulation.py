@@ -101,6 +101,17 @@ def test_no_change_of_mode_loses_a_program(scripts: Scripts, changes: list[tuple
     assert all(program.done for program in world.programs)
 
 
+def test_programs_that_outgrew_the_card_while_sharing_was_off_are_shared_again() -> None:
+    world = Simulation(Mode.OFF, CAPACITY)
+    again: list[Step] = [Free(512 * MIB), Allocate(512 * MIB), Compute(3 * MILLISECOND_NS)]
+    for _ in range(2):
+        world.start_program([Allocate(3 * GIB), *again * 60])
+    world.at(50 * MILLISECOND_NS, partial(world.change_mode, Mode.AUTO))
+    world.run(30 * SECOND_NS)
+    assert world.card.most_bytes > CAPACITY
+    assert all(program.done for program in world.programs)
+
+
 @SETTINGS
 @given(
     st.lists(st.lists(st.integers(1, 400).map(lambda ms: Compute(ms * MILLISECOND_NS)), min_size=1), max_size=6),

@@ -58,19 +58,26 @@ class Card:
     total_bytes: int
     held: dict[int, int] = field(default_factory=dict)  # by pid, dead ones included
     most_bytes: int = 0
+    most_beyond_bytes: int = 0  # that programs took while nobody managed them
 
     @property
     def used_bytes(self) -> int:
         return sum(self.held.values())
 
     def take(self, pid: int, size_bytes: int, managed: bool) -> None:
-        """A process allocates, or with a negative size frees. Raises ViolationError."""
+        """A process allocates, or with a negative size frees. Raises ViolationError.
+
+        What was taken beyond the capacity while sharing was off stays promised until it has left: a program that frees
+        some of it may take that again.
+        """
         self.held[pid] = self.held.get(pid, 0) + size_bytes
         if self.held[pid] < 0:
             raise ViolationError(f"process {pid} frees more than it has: {self.held}")
         used = self.used_bytes
         self.most_bytes = max(self.most_bytes, used)
-        if managed and size_bytes > 0 and used > self.capacity_bytes:
+        if not managed:
+            self.most_beyond_bytes = max(self.most_beyond_bytes, used - self.capacity_bytes)
+        elif size_bytes > 0 and used > self.capacity_bytes + self.most_beyond_bytes:
             raise ViolationError(f"{used} bytes in use of {self.capacity_bytes}: {self.held}")
 
     def free(self, pid: int) -> None:
