@@ -150,6 +150,7 @@ def free_port() -> int:
         (["link", "--hub-ca", "/nowhere"], "give --hub"),
         (["link", "--nats-port", "65536"], "give a port"),
         (["hub", "--certificate", "/nowhere"], "needs both"),
+        (["hub", "--store-size", "600MiB"], "or more"),
         (["hub", "--store", "/proc/hub"], "choose another folder with --store"),
     ],
 )

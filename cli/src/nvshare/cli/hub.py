@@ -16,12 +16,14 @@ from nvshare.bus.hub_access import CLIENT_PORT, LEAF_PORT
 from nvshare.bus.hub_server import ANY_NODE, HubOptions, HubServer, leaf_user
 from nvshare.bus.nats_server import NatsServerError
 from nvshare.bus.node_directory import write_atomically
+from nvshare.bus.quantities import format_bytes
 from nvshare.bus.subjects import node_token
 from nvshare.cli.arguments import USAGE, size_bytes
 from nvshare.cli.errors import CommandError
 
 MONITOR_PORT = 8222
 STORE_BYTES = 1024**3
+LEAST_STORE_BYTES = 640 * 2**20  # its streams reserve their largest sizes
 
 
 def hub(
@@ -56,6 +58,9 @@ def hub(
     """
     if (certificate is None) != (certificate_key is None):
         raise CommandError("TLS needs both --certificate and --certificate-key", USAGE)
+    store_bytes = size_bytes("--store-size", store_size) or STORE_BYTES
+    if store_bytes < LEAST_STORE_BYTES:
+        raise CommandError(f"--store-size {store_size}: give {format_bytes(LEAST_STORE_BYTES)} or more", USAGE)
     try:
         folder = store.expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +77,7 @@ def hub(
         nodes={name: passwords[leaf_user(name)] for name in names},
         watcher_password=passwords["watcher"],
         tool_password=passwords["tool"],
-        store_bytes=size_bytes("--store-size", store_size) or STORE_BYTES,
+        store_bytes=store_bytes,
         certificate=None if certificate is None else certificate.absolute(),
         certificate_key=None if certificate_key is None else certificate_key.absolute(),
         http_port=monitor_port or None,
