@@ -2,9 +2,12 @@
 
 import json
 import subprocess
+import urllib.request
 from typing import Any
 
 import pytest
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import HttpWaitStrategy
 
 # The first test of these builds them.
 pytestmark = pytest.mark.timeout(300)
@@ -63,6 +66,18 @@ def test_a_program_that_is_to_share_has_nothing_of_nvshare_s_services(images: st
 
 
 def test_no_image_holds_a_package_installer(images: str) -> None:
-    for target in ("scheduler", "fake-kubelet", "workload"):  # the others have their layers
+    for target in ("fake-kubelet", "workload"):  # the others have their layers
         ask = "import importlib.util, sys; sys.exit(importlib.util.find_spec('pip') is not None)"
         in_image(f"nvshare/{target}:{images}", "python3", "-c", ask)
+
+
+def test_the_api_server_s_stand_in_answers_from_its_image(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The reaper is one more image, which may not be there to pull; `with` ends the container just as well.
+    monkeypatch.setattr("testcontainers.core.config.testcontainers_config.ryuk_disabled", True)
+    container = DockerContainer(f"nvshare/fake-api-server:{images}", read_only=True, cap_drop=["ALL"])
+    container.with_command("--host 0.0.0.0").with_exposed_ports(8001)
+    container.waiting_for(HttpWaitStrategy(8001, "/version").for_status_code(200))
+    with container as server:
+        address = f"http://{server.get_container_host_ip()}:{server.get_exposed_port(8001)}"
+        with urllib.request.urlopen(f"{address}/api/v1/pods") as answer:
+            assert json.load(answer)["kind"] == "PodList"
