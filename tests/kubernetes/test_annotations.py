@@ -65,8 +65,8 @@ async def test_with_the_hub_cut_a_pod_has_the_default_and_its_own_within_two_sec
         await cluster.until_told("web", 512 * MIB, 10)
         await cluster.annotate("first", {MEMORY: "3Gi"})
         await cluster.hub.start()
-        await cluster.until_told("web", 2048 * MIB, 5)
-        await cluster.until_told("first", 3072 * MIB, 5)
+        await cluster.until_told("web", 2048 * MIB, 2)
+        await cluster.until_told("first", 3072 * MIB, 2)
         async with asyncio.timeout(10):
             while "QuotaDefault" not in {event["reason"] for event in await cluster.events("web")}:
                 await asyncio.sleep(0.02)

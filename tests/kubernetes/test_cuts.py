@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nvshare.fake_api_server.faults import Action
+from nvshare.fake_api_server.faults import Action, Fault
 from whole_cluster import MEMORY, WholeCluster, whole_cluster
 
 pytestmark = pytest.mark.heavy
@@ -20,9 +20,22 @@ async def streams_cut(cluster: WholeCluster, change: Callable[[], Awaitable[None
     await change()
 
 
-async def versions_forgotten(cluster: WholeCluster, change: Callable[[], Awaitable[None]]) -> None:
-    cluster.api.end_watches(Action.GONE)
+async def watches_told_that_versions_are_forgotten(
+    cluster: WholeCluster, change: Callable[[], Awaitable[None]]
+) -> None:
     await change()
+    cluster.api.store.compact()
+    cluster.api.end_watches(Action.GONE)
+
+
+async def versions_forgotten_while_away(cluster: WholeCluster, change: Callable[[], Awaitable[None]]) -> None:
+    """410 in the shape that the server has now: an ERROR event of the stream, or the answer's status."""
+    away = cluster.api.faults.add(Fault(Action.STATUS, verb="watch", code=503))
+    cluster.api.end_watches(Action.CUT)
+    await change()
+    cluster.api.store.compact()
+    cluster.api.expired_as_answer = not cluster.api.expired_as_answer
+    cluster.api.remove_fault(away)
 
 
 async def api_server_restarted(cluster: WholeCluster, change: Callable[[], Awaitable[None]]) -> None:
@@ -37,6 +50,15 @@ async def hub_restarted(cluster: WholeCluster, change: Callable[[], Awaitable[No
     await cluster.hub.start()
 
 
+CUTS = (
+    streams_cut,
+    watches_told_that_versions_are_forgotten,
+    versions_forgotten_while_away,
+    api_server_restarted,
+    hub_restarted,
+)
+
+
 @pytest.mark.timeout(120)
 async def test_b9_what_changed_meanwhile_is_in_force_within_two_seconds(short_folder: Path) -> None:
     async with whole_cluster(short_folder) as cluster:
@@ -44,7 +66,7 @@ async def test_b9_what_changed_meanwhile_is_in_force_within_two_seconds(short_fo
         await cluster.until_told("web", 256 * MIB, 20)
         waits: dict[str, float] = {}
         size = 256
-        for cut in (streams_cut, versions_forgotten, api_server_restarted, hub_restarted) * 2:
+        for cut in CUTS * 2:
             size += 1
 
             async def change(size: int = size) -> None:
