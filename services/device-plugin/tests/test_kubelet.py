@@ -320,8 +320,9 @@ async def test_c3_rounds_with_restarts_are_what_the_requirement_says(
             while pods and (chance.random() < 0.45 or len(node.taken()) > len(listed) - 4):
                 node.end(pods.pop(chance.randrange(len(pods))))
             size = chance.randint(1, 4)
+            taken = node.taken()
             # Without quotas a GPU has promised as much for each share in use.
-            promised = {share.gpu: Load(sum(one.gpu == share.gpu for one in node.taken())) for share in listed}
-            wanted = gpus_by_requirement(listed, node.taken(), promised, size)
+            promised = {f"GPU-{gpu}": Load(sum(one.gpu == f"GPU-{gpu}" for one in taken)) for gpu in range(gpus)}
+            wanted = gpus_by_requirement(listed, taken, promised, size)
             pods.append(await node.run(size))
             assert node.gpus_of(pods[-1]) == sorted(wanted), f"round {round_number}"

@@ -51,12 +51,10 @@ def newest_of_each_share(records: Collection[Record]) -> list[Record]:
     """The allocations that have at least one share that no later one has: containers that can run at the same time.
     An init container and the container that has its shares after it are not counted twice.
     """
-    newest: dict[Share, str] = {}
-    for record in in_force(records):
-        for share in record.shares:
-            newest[share] = record.id
+    alive = in_force(records)
+    newest = {share: record.id for record in alive for share in record.shares}
     kept = set(newest.values())
-    return [record for record in in_force(records) if record.id in kept]
+    return [record for record in alive if record.id in kept]
 
 
 def join(records: Collection[Record], held: Sequence[Held], checkpoint: Sequence[Entry]) -> dict[str, Pod]:
