@@ -51,7 +51,7 @@ PYTEST := $(BIN)/pytest --budgets tests/budgets.toml
 # Files of tests side by side, three at least: most tests wait more than they compute.
 SIDE_BY_SIDE := -n $(shell n=$$(nproc); [ "$$n" -gt 3 ] && echo 4 || echo 3) --dist loadfile
 # In the order of the files, which conftest.py begins with what takes longest.
-HEAVY_SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+HEAVY_SIDE_BY_SIDE := $(SIDE_BY_SIDE) --no-loadscope-reorder
 
 .PHONY: help setup build demo test test-system soak lint format chart-readme bench wheels images clean
 

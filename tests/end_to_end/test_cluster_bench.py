@@ -36,6 +36,11 @@ PODS_PATH = "/api/v1/namespaces/default/pods"
 pytestmark = pytest.mark.heavy
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass
 class Cluster:
     """The API server, and what is asked of it."""
@@ -59,6 +64,7 @@ class Cluster:
             self.api.url,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            preexec_fn=heed_ctrl_c,
         )
 
     async def until(self, phase: str, count: int) -> None:

@@ -1,7 +1,8 @@
 """C1, C4: whatever happens to kubelet, to the device plugin and to GPUs, in any order, the node soon offers exactly the
 shares of its healthy GPUs again, and pods that run notice nothing.
 
-The plugin is the real one, in a process of its own, on two emulated GPUs.
+The plugin is the real one, in a process of its own, on two emulated GPUs. NVSHARE_TEST_ORDERS is how many orders run;
+a long run takes 50.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ RESOURCE = "nvshare.com/gpu"
 GPUS = 2
 SHARES = 10
 RIGHT_AGAIN_SECONDS = 5.0
-ORDERS = 50
+ORDERS = int(os.environ.get("NVSHARE_TEST_ORDERS", "16"))
 START_SECONDS = 30.0
 STARTED = b"device-plugin: starts"
 XIDS = (48, 79)  # a GPU that must be reset, and one that is lost
@@ -207,7 +208,7 @@ async def run_order(world: World, seed: int) -> None:
     assert world.facts() == before, f"order {seed}"
 
 
-async def test_c1_c4_after_50_orders_of_faults_the_capacity_is_right_within_5_s_and_pods_run_on() -> None:
+async def test_c1_c4_after_any_order_of_faults_the_capacity_is_right_within_5_s_and_pods_run_on() -> None:
     seeds = iter(range(ORDERS))
 
     async def lane() -> None:

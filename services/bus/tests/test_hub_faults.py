@@ -26,7 +26,6 @@ from nvshare.v1.kubernetes_pb2 import PodQuota
 
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.alone,
     # nats-py leaves what it tried to connect with to the collector when the server says nothing.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
