@@ -235,6 +235,7 @@ def test_a_scenario_that_does_not_compare_with_mps_says_which_do(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(180)
 async def test_a_mix_runs_without_nvshare_under_mps_and_with_each_way_to_share_time(control: Control) -> None:
     """Emulated GPUs know nothing of MPS: what is under it here is without nvshare, and has the variables."""
     mix = Mix("pair", "two", tuple(numbered(SMALL, 2)))

@@ -123,10 +123,10 @@ async def goes_on(bus: Bus, seen: Mirrored) -> None:
         ("killed", 0),
         ("killed", 4),
         ("stopped", 4),
-        ("stopped", 20),
+        ("stopped", 10),
         ("swallowed", 0),
         ("swallowed", 4),
-        ("swallowed", 20),
+        ("swallowed", 10),
     ],
 )
 async def test_a_new_quota_is_in_force_within_2_s_after_the_hub_answers_again(
