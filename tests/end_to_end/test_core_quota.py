@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from card_turns import share, waits_ns
+from card_turns import share, usual_share, waits_ns
 from live_node import MakeNode, Node, Puppet, wait_until
 from nvshare.cli.quota import Quota
 from nvshare.scheduler.policy import Policy
@@ -24,6 +24,7 @@ START_NS = 500 * MS  # in which the process that looks at the account has starte
 WHOLE_PERIODS_NS = (
     1900 * MS
 )  # of 100 ms, of 190 (two with a half each), of 158 (40 and 60 %), of 127 (four with a quarter)
+PERIODS = 15
 
 
 def busy_programs(node: Node, quotas: Sequence[int], kernel_ms: int = 1) -> list[Puppet]:
@@ -73,10 +74,10 @@ def test_b6_b7_two_quotas_hold_together(
 ) -> None:
     node = make_node("--emulate", "1")
     puppets = busy_programs(node, quotas)
+    period_ns = node.clients()["with-0"]["period_us"] * 1000
     begin_ns = time.monotonic_ns() + START_NS
-    end_ns = begin_ns + WHOLE_PERIODS_NS
-    turns = node.turns_until(end_ns)
-    found = tuple(share(turns, puppet.pid, begin_ns, end_ns) for puppet in puppets)
+    turns = node.turns_until(begin_ns + PERIODS * period_ns)
+    found = tuple(usual_share(turns, puppet.pid, begin_ns, period_ns, PERIODS) for puppet in puppets)
     assert found == pytest.approx(expected, abs=POINTS)
     for puppet in puppets:
         puppet.kill()

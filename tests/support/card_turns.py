@@ -5,6 +5,7 @@ The account says what the card did, however long a busy host took to say so: wha
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import median
 
 from nvshare.emulator.account import Turn
 
@@ -18,6 +19,13 @@ def time_ns(turns: Sequence[Turn], pid: int, begin_ns: int, end_ns: int) -> int:
 def share(turns: Sequence[Turn], pid: int, begin_ns: int, end_ns: int) -> float:
     """The same as a part of that time."""
     return time_ns(turns, pid, begin_ns, end_ns) / (end_ns - begin_ns)
+
+
+def usual_share(turns: Sequence[Turn], pid: int, begin_ns: int, period_ns: int, periods: int) -> float:
+    """The median of its shares of so many periods. Where slots follow one another without a gap, a program whose host
+    stands still loses its slot, and nobody makes up for it: that says nothing about the other periods."""
+    starts_ns = range(begin_ns, begin_ns + periods * period_ns, period_ns)
+    return median(share(turns, pid, start_ns, start_ns + period_ns) for start_ns in starts_ns)
 
 
 def waits_ns(turns: Sequence[Turn], pid: int, begin_ns: int) -> list[int]:
